@@ -1,0 +1,36 @@
+// pad: reflection and replication padding save their whole input in eager, and read only its shape.
+// Source: aten::pad.
+
+#include "ops/pad.h"
+
+#include <ATen/ATen.h>
+#include <torch/library.h>
+
+#include "ops/node.h"
+#include "ops/swap.h"
+
+namespace fxpass {
+
+std::tuple<at::Tensor, SavedPtr> pad(const at::Tensor& x, const std::optional<SavedPtr>& handle,
+                                     at::IntArrayRef pad, c10::string_view mode,
+                                     std::optional<double> value) {
+  auto y = at::pad(x, pad, mode, value);
+  if (!at::GradMode::is_enabled()) return {std::move(y), c10::make_intrusive<Saved>()};
+  swap::pad_input_by_shape(y);
+  auto saved = c10::make_intrusive<PadSaved>(y, x, handle,
+                                             PadArgs{pad.vec(), std::string(mode), value});
+  return {std::move(y), std::move(saved)};
+}
+
+namespace {
+
+TORCH_LIBRARY_FRAGMENT(fxpass, m) {
+  m.def(
+      "pad(Tensor x, __torch__.torch.classes.fxpass.Saved? saved, int[] pad, str mode='constant', "
+      "float? value=None) -> (Tensor, __torch__.torch.classes.fxpass.Saved)");
+}
+
+FXPASS_REGISTER("pad", pad)
+
+}  // namespace
+}  // namespace fxpass

@@ -1,0 +1,25 @@
+// Swapping what ATen's own autograd nodes keep.
+//
+// Where eager's backward formula is right as it stands and only the saved tensor is too large, the
+// op runs eager's own forward and graph, and the saved tensor in the new node is then replaced by a
+// recipe: the gradient is eager's by construction. A saved tensor that the user's
+// saved_tensors_hooks already took is left alone.
+#pragma once
+
+#include <optional>
+
+#include "saved/codes.h"
+#include "saved/kept.h"
+
+namespace fxpass::swap {
+
+// Average pools read only the sizes and strides of the input they save. `out`: the op's result.
+void avg_pool_input_by_shape(const at::Tensor& out);
+// So do reflection and replication padding.
+void pad_input_by_shape(const at::Tensor& out);
+// Max pools read only the shape of their input; their int64 indices become codes.
+void max_pool_by_codes(const at::Tensor& out, const Windows& windows);
+// The input that linear's matrix product saves, by its handle.
+void linear_input_by_handle(const at::Tensor& out, const std::optional<SavedPtr>& handle);
+
+}  // namespace fxpass::swap

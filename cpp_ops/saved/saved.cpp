@@ -1,0 +1,149 @@
+#include "saved/saved.h"
+
+#include <torch/csrc/autograd/engine.h>
+#include <torch/library.h>
+
+namespace fxpass {
+
+Geometry Geometry::of(const at::Tensor& tensor) {
+  return {tensor.sizes().vec(), tensor.strides().vec(), tensor.storage_offset()};
+}
+
+std::pair<std::int64_t, std::int64_t> Geometry::extent() const {
+  std::int64_t low = offset, high = offset + 1;
+  for (std::size_t d = 0; d < sizes.size(); ++d) {
+    if (sizes[d] == 0) return {offset, offset};
+    const auto reach = (sizes[d] - 1) * strides[d];
+    (reach < 0 ? low : high) += reach;
+  }
+  return {low, high};
+}
+
+Identity::Identity(const at::Tensor& tensor)
+    : storage_(c10::intrusive_ptr<c10::StorageImpl>::reclaim_copy(
+          tensor.storage().unsafeGetStorageImpl())),
+      version_(tensor.unsafeGetTensorImpl()->version_counter()) {
+  // An inference tensor tracks no version, and no autograd graph can hold it either.
+  if (version_.enabled()) saved_version_ = version_.current_version();
+}
+
+bool Identity::covers(const at::Tensor& tensor) const {
+  if (!tensor.has_storage() || !version_.enabled() || tensor.is_inference()) return false;
+  return storage_._unsafe_get_target() == tensor.storage().unsafeGetStorageImpl() &&
+         version_.current_version() == saved_version_;
+}
+
+void Identity::check_unmodified(const char* op) const {
+  if (!version_.enabled()) return;
+  TORCH_CHECK(version_.current_version() == saved_version_,
+              "one of the variables needed for gradient computation has been modified by an "
+              "inplace operation: a value that ", op, " needs for backward is at version ",
+              version_.current_version(), "; expected version ", saved_version_,
+              " instead. Hint: write into a clone of it, or enable anomaly detection "
+              "(torch.autograd.set_detect_anomaly(True)) to find the operation.");
+}
+
+at::Tensor RestoredCache::take(int task) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (!value_.defined() || task_ != task) return {};
+  return --takers_ > 0 ? value_ : std::move(value_);
+}
+
+void RestoredCache::put(int task, const at::Tensor& value, int takers) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  // Another backward over the same graph may be under way in another thread: its value stays, ours
+  // is simply not shared.
+  if (value_.defined()) return;
+  value_ = value;
+  task_ = task;
+  takers_ = takers;
+}
+
+void RestoredCache::drop(int task) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (task_ == task) value_.reset();
+}
+
+namespace {
+
+// Dropped with the graph task whether it ends well or raises: the engine destroys its callbacks
+// either way, but runs them only when all went well.
+class DropAtTaskEnd {
+ public:
+  DropAtTaskEnd(std::weak_ptr<RestoredCache> cache, int task)
+      : cache_(std::move(cache)), task_(task) {}
+  DropAtTaskEnd(const DropAtTaskEnd&) = delete;
+  ~DropAtTaskEnd() {
+    if (auto cache = cache_.lock()) cache->drop(task_);
+  }
+
+ private:
+  std::weak_ptr<RestoredCache> cache_;
+  int task_;
+};
+
+}  // namespace
+
+Saved::Saved(const at::Tensor& value) {
+  if (!value.defined() || !value.has_storage()) {
+    packed_ = Packed::Refused;
+    return;
+  }
+  identity_ = Identity(value);
+  geometry_ = Geometry::of(value);
+  dtype_ = value.scalar_type();
+}
+
+bool Saved::matches(const at::Tensor& value) const {
+  if (!identity_.covers(value) || value.scalar_type() != dtype_) return false;
+  const auto [low, high] = Geometry::of(value).extent();
+  const auto [base_low, base_high] = geometry_.extent();
+  return base_low <= low && high <= base_high;
+}
+
+bool Saved::claim(const at::Tensor& value) {
+  if (!matches(value)) return false;
+  std::lock_guard<std::mutex> lock(pack_mutex_);
+  if (packed_ == Packed::NotYet) {
+    at::NoGradGuard no_grad;
+    const auto base = value.detach().as_strided(geometry_.sizes, geometry_.strides,
+                                                geometry_.offset);
+    packed_ = pack(base) ? Packed::Yes : Packed::Refused;
+  }
+  if (packed_ == Packed::Refused) return false;
+  ++claims_;
+  return true;
+}
+
+at::Tensor Saved::fetch(const char* op) {
+  identity_.check_unmodified(op);
+  const int task = torch::autograd::get_current_graph_task_id();
+  if (auto shared = cache_->take(task); shared.defined()) return shared;
+  auto value = restore();
+  const int others = claims_ - 1;
+  if (task != -1 && others > 0) {
+    cache_->put(task, value, others);
+    auto drop = std::make_shared<DropAtTaskEnd>(cache_, task);
+    torch::autograd::Engine::get_default_engine().queue_callback([drop] { (void)drop; });
+  }
+  return value;
+}
+
+namespace {
+
+// The ops' schemas name this class, so it must be registered before any of them, whichever order
+// the linker gives the files.
+struct RegisterClass {
+  RegisterClass() {
+    torch::class_<Saved>("fxpass", "Saved")
+        .def("nbytes", [](const SavedPtr& self) { return self->nbytes(); })
+        .def("recipe", [](const SavedPtr& self) { return self->recipe(); })
+        .def("matches",
+             [](const SavedPtr& self, const at::Tensor& value) { return self->matches(value); });
+  }
+};
+[[gnu::init_priority(101)]] const RegisterClass register_class;
+
+}  // namespace
+
+}  // namespace fxpass

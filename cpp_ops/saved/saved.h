@@ -1,0 +1,105 @@
+// Saved: a recipe for restoring a value, bit for bit, when backward asks for it.
+//
+// A producer (relu, pad, ...) returns a handle beside its dense output. The handle costs nothing
+// until a consumer (conv, linear, ...) that will need the value in backward claims it with the
+// dense value still at hand (see kept.h); only then is a payload packed.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/StorageImpl.h>
+#include <torch/custom_class.h>
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+namespace fxpass {
+
+// Where a tensor lies in its storage.
+struct Geometry {
+  std::vector<std::int64_t> sizes, strides;
+  std::int64_t offset = 0;
+
+  static Geometry of(const at::Tensor& tensor);
+  // The lowest and one past the highest element that a tensor of this geometry touches.
+  std::pair<std::int64_t, std::int64_t> extent() const;
+};
+
+// Which bytes a handle stands for: one storage, at one version. Holds neither the bytes nor the
+// autograd graph alive, and the weak reference keeps the address from being reused.
+class Identity {
+ public:
+  Identity() = default;
+  explicit Identity(const at::Tensor& tensor);
+
+  // Whether `tensor` lies in this storage and nothing has written to it since.
+  bool covers(const at::Tensor& tensor) const;
+  // Raises eager's "modified by an inplace operation" error if the bytes were written to since.
+  void check_unmodified(const char* op) const;
+
+ private:
+  c10::weak_intrusive_ptr<c10::StorageImpl> storage_{c10::intrusive_ptr<c10::StorageImpl>()};
+  c10::VariableVersion version_;
+  std::uint32_t saved_version_ = 0;
+};
+
+// A restored value that several consumers of one backward share. It lives until the last of them
+// has taken it, and until the end of the graph task at the latest (a consumer may be skipped by
+// autograd.grad on some inputs, and backward may raise).
+class RestoredCache {
+ public:
+  at::Tensor take(int task);
+  void put(int task, const at::Tensor& value, int takers);
+  void drop(int task);
+
+ private:
+  std::mutex mutex_;
+  at::Tensor value_;
+  int task_ = -1;
+  int takers_ = 0;
+};
+
+class Saved : public torch::CustomClassHolder {
+ public:
+  // `value`: the tensor this handle restores. An undefined one makes a handle that matches nothing.
+  explicit Saved(const at::Tensor& value);
+  Saved() : Saved(at::Tensor()) {}
+
+  // Whether `value` lies within the bytes this handle restores, unmodified since.
+  bool matches(const at::Tensor& value) const;
+  // A consumer will need the value in backward; `value` is any view of it, alive now. False: the
+  // recipe does not pay here (or cannot be shown exact), the consumer keeps the dense tensor.
+  bool claim(const at::Tensor& value);
+  void unclaim() { --claims_; }
+  // The restored value with the sizes and strides of the tensor given to the constructor.
+  // Raises if the bytes were modified in place since forward. `op` names the consumer.
+  at::Tensor fetch(const char* op);
+
+  // Bytes of the payload kept now; 0 before the first claim.
+  virtual std::int64_t nbytes() const { return 0; }
+  virtual std::string recipe() const { return "dense"; }
+
+  const Geometry& geometry() const { return geometry_; }
+
+ protected:
+  // Packs the payload from `base`, the value given to the constructor; false: keep it dense.
+  virtual bool pack(const at::Tensor& base) { (void)base; return false; }
+  virtual at::Tensor restore() { return {}; }
+
+  const Identity& identity() const { return identity_; }
+
+ private:
+  Identity identity_;
+  Geometry geometry_;
+  at::ScalarType dtype_ = at::kFloat;
+  std::mutex pack_mutex_;
+  enum class Packed { NotYet, Yes, Refused } packed_ = Packed::NotYet;
+  std::atomic<int> claims_{0};
+  std::shared_ptr<RestoredCache> cache_ = std::make_shared<RestoredCache>();
+};
+
+using SavedPtr = c10::intrusive_ptr<Saved>;
+
+}  // namespace fxpass

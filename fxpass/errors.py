@@ -1,0 +1,21 @@
+"""Every error that fxpass raises on purpose."""
+
+
+class FxpassError(Exception):
+    """The base of all of them."""
+
+
+class TraceError(FxpassError):
+    """With `strict=True`: a module cannot be captured without losing something."""
+
+
+class BudgetError(FxpassError):
+    """No plan fits the memory budget; the message names the smallest possible one."""
+
+
+class MismatchError(FxpassError):
+    """`verify` found a result that differs from eager's; the message names the first such op."""
+
+
+class ExportError(FxpassError):
+    """The compiled model cannot be written as TorchScript."""

@@ -1,0 +1,146 @@
+"""The promise, on random networks: what fxpass compiles equals eager to the last bit.
+
+Two profiles: quick (in `make test`, the same examples every time) and deep
+(FXPASS_HYPOTHESIS=deep, new ones every time).
+"""
+
+import copy
+import os
+import warnings
+from collections import Counter
+
+import pytest
+from hypothesis import HealthCheck, Phase, assume, event, given, settings
+from strategies import networks
+from strategies_network import Autocast, build, loss_of
+
+import fxpass
+from fxpass._oracle import Loop, compare, record
+
+COMMON = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
+    "print_blob": True,
+}
+settings.register_profile("quick", max_examples=800, derandomize=True, **COMMON)
+settings.register_profile("deep", max_examples=20_000, **COMMON)
+PROFILE = settings.get_profile(os.environ.get("FXPASS_HYPOTHESIS", "quick"))
+STEPS = 3
+
+
+def run_all(network, twin_of):
+    """Records eager twice, then its twin, all from one state; discards what proves nothing."""
+    model, inputs = build(network)
+    loop = Loop(STEPS, loss_of(network))
+    eager = Autocast(model, network.autocast)
+    first = record(eager, inputs, loop)
+    if compare(first, record(eager, inputs, loop)):
+        event("eager does not equal itself")
+        assume(False)
+    twin = Autocast(twin_of(model, inputs), network.autocast)
+    return first, record(twin, inputs, loop)
+
+
+def explained(network, first, found):
+    lines = "\n".join(str(difference) for difference in compare(first, found))
+    return f"{network}\n{lines}"
+
+
+@settings(PROFILE)
+@given(networks())
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_networks_equal_eager(network):
+    def compiled(model, inputs):
+        return fxpass.compile(model, example_inputs=inputs if network.seed % 2 else None)
+
+    first, found = run_all(network, compiled)
+    event("raises" if first.error else "trains")
+    assert not compare(first, found), explained(network, first, found)
+
+
+# ---- the generator and the oracle themselves --------------------------------------------------
+
+WEIGHTY = ("conv", "linear", "max_pool", "block")
+
+
+def features(network):
+    """What a network has, by name."""
+    made_by = {i + len(network.inputs): layer for i, layer in enumerate(network.layers)}
+    yield from {f"op {layer.op}" for layer in network.layers}
+    yield from {f"op {layer.op} as {layer.how}" for layer in network.layers}
+    edges = {
+        (made_by[i].op, layer.op) for layer in network.layers for i in layer.of if i in made_by
+    }
+    yield from {f"{a} -> {b}" for a, b in edges}
+    if any(b == "block" or (a == "relu" and b in WEIGHTY) for a, b in edges):
+        yield "ReLU -> conv, linear or max pool"
+    yield f"dtype {network.dtype}"
+    yield f"{network.dims}d"
+    yield f"batch {network.inputs[0].shape[0]}"
+    yield from {f"layout {spec.layout}" for spec in network.inputs}
+    yield from {f"values {spec.fill}" for spec in network.inputs}
+    yield from {f"hook {kind}" for _, kind in network.hooks}
+    consumers = Counter(i for layer in network.layers for i in layer.of)
+    yield from {f"{n} consumers" for n in consumers.values()}
+    for flag in ("training", "autocast", "weights_channels_last"):
+        yield f"{flag} {getattr(network, flag)}"
+    for layer in network.layers:
+        if layer.op == "conv":
+            yield from (
+                name for name in ("groups", "bias") if layer.args.get(name, 1) not in (1, True)
+            )
+            yield f"padding {layer.args['padding']}"
+            yield f"padding_mode {layer.args.get('padding_mode', 'zeros')}"
+
+
+def drawn(n):
+    found = []
+
+    @settings(max_examples=n, derandomize=True, database=None, phases=[Phase.generate], **COMMON)
+    @given(networks())
+    def draw(network):
+        found.append(network)
+
+    draw()
+    return found
+
+
+def test_the_generator_covers_what_it_should():
+    count = Counter(feature for network in drawn(1500) for feature in set(features(network)))
+    wanted = """
+        op conv|op conv as F|op linear|op add|op add as inplace|op cat|op batch_norm|op flatten
+        op view|op dropout|op max_pool|op avg_pool|op adaptive_avg_pool|op adaptive_max_pool|op mul
+        op again|op block|op relu as module|op relu as module_inplace|op relu as F
+        op relu as F_inplace|op relu as torch|op relu as torch_inplace|op relu as method
+        op relu as method_inplace|op relu as shared|relu -> conv|relu -> max_pool|relu -> linear
+        relu -> avg_pool|relu -> flatten|relu -> view|relu -> cat|dtype fp64|dtype bf16|dtype fp16
+        1d|2d|3d|batch 0|batch 1|layout channels_last|layout sliced|layout transposed
+        layout expanded|values specials|values edges|values ties|hook forward|hook backward
+        hook doubles|hook forward_pre|1 consumers|2 consumers|3 consumers|4 consumers|5 consumers
+        training False|autocast True|weights_channels_last True|groups True|padding same
+        padding valid|padding_mode circular|padding_mode reflect|padding_mode replicate
+    """
+    missing = [f.strip() for line in wanted.split("\n") for f in line.split("|") if f.strip()]
+    assert [feature for feature in missing if count[feature] < 3] == []
+    assert count["ReLU -> conv, linear or max pool"] >= 0.5 * 1500
+
+
+@settings(PROFILE, max_examples=60)
+@given(networks())
+@pytest.mark.filterwarnings("ignore")
+def test_a_copy_of_a_network_equals_it(network):
+    first, found = run_all(network, lambda model, inputs: copy.deepcopy(model))
+    assert not compare(first, found), explained(network, first, found)
+
+
+def test_most_networks_train():
+    trained = 0
+    for network in drawn(150):
+        model, inputs = build(network)
+        with warnings.catch_warnings(action="ignore"):
+            done = record(Autocast(model, network.autocast), inputs, Loop(1, loss_of(network)))
+        gradients = [v for key, v in done.values.items() if "gradient" in key.kind]
+        trained += done.error is None and any(
+            not isinstance(v, str) and v.bits is not None and bool(v.bits.any()) for v in gradients
+        )
+    assert trained >= 100
