@@ -111,7 +111,8 @@ def value_of(item: Any, keep: bool = False) -> Value | str:
     dense = item.detach() if item.layout == torch.strided else item.detach().to_dense()
     bits = integers(dense)
     data = bits.contiguous()
-    digest = hashlib.blake2b(memoryview(data.view(-1).numpy()), digest_size=16).digest()
+    array: Any = data.view(-1).numpy()
+    digest = hashlib.blake2b(array, digest_size=16).digest()
     small = data.numel() * data.element_size() <= KEEP_BYTES
     return Value(tuple(facts.items()), digest, data.clone() if keep or small else None)
 

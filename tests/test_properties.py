@@ -86,9 +86,7 @@ def features(network):
         yield f"{flag} {getattr(network, flag)}"
     for layer in network.layers:
         if layer.op == "conv":
-            yield from (
-                name for name in ("groups", "bias") if layer.args.get(name, 1) not in (1, True)
-            )
+            yield f"groups {layer.args['groups'] > 1}"
             yield f"padding {layer.args['padding']}"
             yield f"padding_mode {layer.args.get('padding_mode', 'zeros')}"
 

@@ -1,5 +1,6 @@
 // The scalar max pools. A plane of an NCHW tensor is an image of one channel in NHWC, so every
 // element (ih, iw, c) is at (ih * in_w + iw) * channels + c and one function serves both layouts.
+#include <bit>
 #include <cstring>
 #include <limits>
 
@@ -15,33 +16,53 @@ T relu(T x) {
   return x < T{0} ? T{0} : x;
 }
 
-// One output. `image` points at its channel. Positions in the padding, or beyond the input where
-// ceil_mode lets a window hang over, are skipped; the first position left is the answer as long as
-// nothing is greater than -inf. A window with no position left (dilation can jump over a small
-// input) gives -inf and code 0; ATen's index points outside the input there.
+// condition ? a : b without a branch: which of two values is greater is as good as random.
+std::int64_t choose(bool condition, std::int64_t a, std::int64_t b) {
+  return b ^ ((a ^ b) & -std::int64_t{condition});
+}
+float choose(bool condition, float a, float b) {
+  const auto bits = choose(condition, std::bit_cast<std::int32_t>(a), std::bit_cast<std::int32_t>(b));
+  return std::bit_cast<float>(static_cast<std::int32_t>(bits));
+}
+double choose(bool condition, double a, double b) {
+  const auto bits = choose(condition, std::bit_cast<std::int64_t>(a), std::bit_cast<std::int64_t>(b));
+  return std::bit_cast<double>(bits);
+}
+
+// The outputs of channels [begin, end) at one place of one image. Positions in the padding, or
+// beyond the input where ceil_mode lets a window hang over, are skipped; the first position left is
+// the answer as long as nothing is greater than -inf. A window with no position left (dilation can
+// jump over a small input) gives -inf and code 0; ATen's index points outside the input there.
 template <typename T>
-void pool_one(const Pool2d& p, const T* image, std::int64_t oh, std::int64_t ow, T* out,
-              std::uint8_t* code) {
-  T best = -std::numeric_limits<T>::infinity();
-  std::int64_t best_code = 0;
-  for (std::int64_t kh = 0; kh < p.kernel_h; ++kh) {
-    const std::int64_t ih = oh * p.stride_h - p.pad_h + kh * p.dilation_h;
-    if (ih < 0 || ih >= p.in_h) continue;
-    for (std::int64_t kw = 0; kw < p.kernel_w; ++kw) {
-      const std::int64_t iw = ow * p.stride_w - p.pad_w + kw * p.dilation_w;
-      if (iw < 0 || iw >= p.in_w) continue;
-      T value = image[(ih * p.in_w + iw) * p.channels];
-      if (p.fused_relu) value = relu(value);
-      const bool is_nan = value != value;
-      if (value > best || is_nan || best_code == 0) {
-        // Only -inf fails both tests; as the first it becomes the maximum all the same.
-        best = value;
-        best_code = 1 + kh * p.kernel_w + kw;
+void pool_pixel(const Pool2d& p, const T* image, std::int64_t oh, std::int64_t ow,
+                std::int64_t begin, std::int64_t end, T* out, std::uint8_t* codes) {
+  const std::int64_t ih0 = oh * p.stride_h - p.pad_h;
+  const std::int64_t iw0 = ow * p.stride_w - p.pad_w;
+  std::int64_t kh_begin = 0, kh_end = p.kernel_h, kw_begin = 0, kw_end = p.kernel_w;
+  while (kh_begin < kh_end && ih0 + kh_begin * p.dilation_h < 0) ++kh_begin;
+  while (kh_begin < kh_end && ih0 + (kh_end - 1) * p.dilation_h >= p.in_h) --kh_end;
+  while (kw_begin < kw_end && iw0 + kw_begin * p.dilation_w < 0) ++kw_begin;
+  while (kw_begin < kw_end && iw0 + (kw_end - 1) * p.dilation_w >= p.in_w) --kw_end;
+  const bool empty = kh_begin == kh_end || kw_begin == kw_end;
+
+  for (std::int64_t c = begin; c < end; ++c) {
+    T best = -std::numeric_limits<T>::infinity();
+    std::int64_t best_code = empty ? 0 : 1 + kh_begin * p.kernel_w + kw_begin;
+    for (std::int64_t kh = kh_begin; kh < kh_end; ++kh) {
+      for (std::int64_t kw = kw_begin; kw < kw_end; ++kw) {
+        const std::int64_t ih = ih0 + kh * p.dilation_h;
+        const std::int64_t iw = iw0 + kw * p.dilation_w;
+        T value = image[(ih * p.in_w + iw) * p.channels + c];
+        if (p.fused_relu) value = relu(value);
+        const bool is_nan = value != value;
+        const bool better = (value > best) | is_nan;
+        best = choose(better, value, best);
+        best_code = choose(better, 1 + kh * p.kernel_w + kw, best_code);
       }
     }
+    *out++ = best;
+    *codes++ = p.fused_relu && best <= T{0} ? 0 : static_cast<std::uint8_t>(best_code);
   }
-  *out = best;
-  *code = p.fused_relu && best <= T{0} ? 0 : static_cast<std::uint8_t>(best_code);
 }
 
 // Adds one gradient per output where its code points. Codes that point nowhere (0; those of a
@@ -89,12 +110,12 @@ void scatter(const Pool2d& p, const T* grad_out, const std::uint8_t* codes, T* g
 
 void max_pool2d_one(const Pool2d& p, const float* image, std::int64_t oh, std::int64_t ow,
                     float* out, std::uint8_t* code) {
-  pool_one(p, image, oh, ow, out, code);
+  pool_pixel(p, image, oh, ow, 0, 1, out, code);
 }
 
 void max_pool2d_one(const Pool2d& p, const double* image, std::int64_t oh, std::int64_t ow,
                     double* out, std::uint8_t* code) {
-  pool_one(p, image, oh, ow, out, code);
+  pool_pixel(p, image, oh, ow, 0, 1, out, code);
 }
 
 void max_pool2d(DType dtype, const Pool2d& p, const void* x, void* out, std::uint8_t* codes,
@@ -102,14 +123,14 @@ void max_pool2d(DType dtype, const Pool2d& p, const void* x, void* out, std::uin
   by_float(dtype, [&](auto zero) {
     using T = decltype(zero);
     const std::int64_t image_size = p.in_h * p.in_w * p.channels;
-    for (std::int64_t i = begin; i < end; ++i) {
-      const std::int64_t c = i % p.channels;
+    for (std::int64_t i = begin; i < end;) {
       const std::int64_t pixel = i / p.channels;
-      const std::int64_t ow = pixel % p.out_w;
-      const std::int64_t oh = pixel / p.out_w % p.out_h;
-      const std::int64_t image = pixel / p.out_w / p.out_h;
-      pool_one(p, static_cast<const T*>(x) + image * image_size + c, oh, ow,
-               static_cast<T*>(out) + i, codes + (i - begin));
+      const std::int64_t start = pixel * p.channels;
+      const std::int64_t stop = end - start < p.channels ? end - start : p.channels;
+      const T* const image = static_cast<const T*>(x) + pixel / p.out_w / p.out_h * image_size;
+      pool_pixel(p, image, pixel / p.out_w % p.out_h, pixel % p.out_w, i - start, stop,
+                 static_cast<T*>(out) + i, codes + (i - begin));
+      i = start + stop;
     }
   });
 }

@@ -2,13 +2,9 @@
 
 #include <pybind11/pybind11.h>
 
-#include "kernels/kernels.h"
-
 void bind_memory(pybind11::module_& m);
 
 PYBIND11_MODULE(_C, m) {
-  m.doc() = "Native parts of fxpass: the memory tracker and facts about the build.";
-  m.def("kernel_target", [] { return fxpass::kernels::kernels().name; },
-        "Name of the kernels in use: scalar, avx2, avx512 or neon.");
+  m.doc() = "Native parts of fxpass: the memory tracker.";
   bind_memory(m);
 }

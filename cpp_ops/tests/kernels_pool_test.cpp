@@ -210,9 +210,9 @@ void check_random_pools(int count) {
     Buffer x(s.inputs() * std::int64_t{sizeof(T)});
     fill_input<T>(x, random);
     for (const Kernels* k : targets()) {
-      CAPTURE(k->name, i, s.channels_last, p.fused_relu, s.images, p.channels);
-      CAPTURE(p.in_h, p.out_h, p.kernel_h, p.stride_h, p.pad_h, p.dilation_h);
-      CAPTURE(p.in_w, p.out_w, p.kernel_w, p.stride_w, p.pad_w, p.dilation_w);
+      INFO("k ", k->name, " ", "i ", i, " ", "channels_last ", s.channels_last, " ", "fused_relu ", p.fused_relu, " ", "images ", s.images, " ", "channels ", p.channels);
+      INFO("in_h ", p.in_h, " ", "out_h ", p.out_h, " ", "kernel_h ", p.kernel_h, " ", "stride_h ", p.stride_h, " ", "pad_h ", p.pad_h, " ", "dilation_h ", p.dilation_h);
+      INFO("in_w ", p.in_w, " ", "out_w ", p.out_w, " ", "kernel_w ", p.kernel_w, " ", "stride_w ", p.stride_w, " ", "pad_w ", p.pad_w, " ", "dilation_w ", p.dilation_w);
       check_forward<T>(*k, s, x, random);
       check_backward<T>(*k, s, x, i % 4 == 0, random);
     }

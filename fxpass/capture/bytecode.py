@@ -6,7 +6,9 @@ or its type, and the object is not told what it is asked for. So the code is rea
 
 from __future__ import annotations
 
+import bisect
 import dis
+import functools
 from dataclasses import dataclass
 from functools import cached_property
 from types import CodeType, FrameType, ModuleType
@@ -73,12 +75,11 @@ def compares_next_with_none(frame: FrameType) -> bool:
 
 def _current(frame: FrameType) -> tuple[dis.Instruction, int]:
     steps = _instructions(frame.f_code)
-    for index, step in enumerate(steps):
-        if step.offset == frame.f_lasti:
-            return step, index
-    raise AssertionError(f"no instruction at {frame.f_lasti} of {frame.f_code}")
+    index = bisect.bisect_left(steps, frame.f_lasti, key=lambda step: step.offset)
+    return steps[index], index
 
 
+@functools.lru_cache(maxsize=256)
 def _instructions(code: CodeType) -> list[dis.Instruction]:
     return [s for s in dis.get_instructions(code) if s.opname not in ("EXTENDED_ARG", "NOP")]
 

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from fxpass.capture.lengths import expect_length
+
 Kind = type | None
 
 IMMUTABLE = frozenset({int, float, bool, torch.Size, tuple, torch.dtype, torch.device})
@@ -33,7 +35,7 @@ _ATTRIBUTES: dict[str, Kind] = {
     **dict.fromkeys(("requires_grad", "is_leaf", "is_cuda", "is_cpu", "is_sparse"), bool),
     **dict.fromkeys(("is_mkldnn", "is_meta", "is_nested", "is_quantized", "is_complex"), bool),
 }
-_CASTS = frozenset("float double half bfloat16 int long short bool type_as new_zeros".split())
+_CASTS = frozenset(("float", "double", "half", "bfloat16", "int", "long", "bool", "type_as"))
 _COMPARISONS = (operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge)
 _INTEGER_OPS = (operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod)
 _RNN = (nn.RNNBase, nn.LSTMCell)
@@ -67,8 +69,8 @@ def kind_of_function(
         return _ATTRIBUTES.get(args[1]) if kind_of(args[0]) is Tensor else None
     if function is operator.getitem:
         return _kind_of_item(args, kind_of, module_of)
-    if function is operator.setitem:
-        return None
+    if function in (operator.setitem, expect_length):
+        return object
     home = getattr(function, "__module__", None) or ""
     if home == "_operator":
         return _kind_of_operator(function, [kind_of(a) for a in args])

@@ -45,9 +45,7 @@ class ArgPattern:
         return cls.split(args, kwargs)[0]
 
     @staticmethod
-    def split(
-        args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[ArgPattern, Sequence[Tensor]]:
+    def split(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[ArgPattern, Sequence[Tensor]]:
         """The pattern of one call and the values of its placeholders, in their order."""
         if not kwargs and len(args) == 1 and isinstance(args[0], Tensor):
             return _ONE_TENSOR, args

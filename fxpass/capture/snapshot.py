@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterator
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 _PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})
 _SHARED = (nn.Module, type, ModuleType, FunctionType, MethodType, BuiltinFunctionType)
-_WALK_LIMIT = 1000  # Elements of one container, and depth of nesting times ten, that are walked.
+_DEPTH_LIMIT = 50
+_TOTAL_LIMIT = 50_000  # A module may hold on to a whole data set; that is not searched.
 
 
 class Snapshot:
@@ -60,7 +61,7 @@ class Snapshot:
         for owner, name, container, before in self._containers:
             changed = _changed(container, before)
             if changed is not None:
-                return owner, f"changes '{name or changed}'"
+                return owner, f"changes '{changed or name}'"
         for owner, cls, members in self._classes:
             if not _same(list(cls.__dict__.items()), list(members.items())):
                 return owner, f"changes an attribute of the class {cls.__name__}"
@@ -84,6 +85,8 @@ class Snapshot:
         kind = type(value)
         if kind in _PLAIN or isinstance(value, _SHARED) or id(value) in self._seen:
             return
+        if depth > _DEPTH_LIMIT or len(self._seen) > _TOTAL_LIMIT:
+            return
         if isinstance(value, Tensor):
             self._seen.add(id(value))
             self._tensors.append((owner, name, value, _version(value)))
@@ -103,10 +106,8 @@ class Snapshot:
         if not isinstance(value, (tuple, frozenset)):
             before = list(value.items()) if isinstance(value, dict) else list(value)
             self._containers.append((owner, name, value, before))
-        if depth < _WALK_LIMIT // 10:
-            for child_name, child in children[:_WALK_LIMIT]:
-                is_members = depth == 0 and child_name in ("_parameters", "_buffers")
-                self._walk(owner, child_name, child, -1 if is_members else depth + 1)
+        for child_name, child in children:
+            self._walk(owner, child_name, child, depth + 1)
 
 
 class _Rng:
@@ -117,8 +118,7 @@ class _Rng:
 
     def moved(self) -> bool:
         return any(
-            not (torch.equal(state, self._states[name]) if isinstance(state, Tensor) else
-                 repr(state) == repr(self._states[name]))
+            not _same_state(state, self._states[name])
             for name, state in self._read()
             if name in self._states
         )
@@ -139,6 +139,10 @@ class _Rng:
             yield "numpy", sys.modules["numpy"].random.get_state()
         if torch.cuda.is_initialized():
             yield "cuda", torch.stack(torch.cuda.get_rng_state_all())
+
+
+def _same_state(a: Any, b: Any) -> bool:
+    return torch.equal(a, b) if isinstance(a, Tensor) else repr(a) == repr(b)
 
 
 def _version(tensor: Tensor) -> int:
@@ -174,8 +178,13 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _put_back(container: Any, before: list[Any]) -> None:
-    container.clear()
-    if isinstance(container, (dict, OrderedDict, set)):
-        container.update(before)
-    else:
-        container.extend(before)
+    if not isinstance(container, dict):
+        container.clear()
+        (container.update if isinstance(container, set) else container.extend)(before)
+        return
+    was = dict(before)
+    for name in [n for n in container if n not in was]:
+        del container[name]
+    for name, value in before:
+        if name not in container or container[name] is not value:
+            container[name] = value

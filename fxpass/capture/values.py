@@ -9,15 +9,15 @@ from __future__ import annotations
 import dis
 import operator
 import sys
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch.fx import Node, Proxy
-from torch.fx.node import has_side_effect
 
 from fxpass.capture.bytecode import compares_next_with_none, is_plain_access
 from fxpass.capture.kinds import IMMUTABLE, Kind
+from fxpass.capture.lengths import expect_length
 from fxpass.capture.losses import caller, is_fxpass_or_torch
 
 if TYPE_CHECKING:
@@ -56,7 +56,12 @@ class Value(Proxy):
         return self.tracer.kinds[self.node]
 
     @property
-    def __class__(self) -> Any:
+    def may_be_none(self) -> bool:
+        """Whether nobody knows that this value is not None."""
+        return self.kind is None
+
+    @property
+    def __class__(self) -> Any:  # type: ignore[override]
         """What isinstance() sees; everybody else is told the truth.
 
         C++ code that takes this object for a tensor would crash.
@@ -116,7 +121,7 @@ class Value(Proxy):
 
     def _unpack(self, count: int) -> Iterator[Any]:
         """`a, b = self`; of a tensor, Python takes the rows by unbind()."""
-        rows = self.unbind(0) if self.kind is torch.Tensor else self
+        rows: Any = self.unbind(0) if self.kind is torch.Tensor else self
         self.tracer.create_proxy("call_function", expect_length, (rows, count), {})
         return iter([rows[i] for i in range(count)])
 
@@ -141,17 +146,14 @@ class Member(Value):
             object.__setattr__(self, "_node", made.node)
         return self._node
 
+    @property
+    def may_be_none(self) -> bool:
+        """Whether nobody knows that this attribute is not None; makes no node."""
+        return self._root.kind in (None, object)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Proxy:
+        """Records the call of a method."""
         return self.tracer.create_proxy("call_method", self._name, (self._root, *args), kwargs)
-
-
-@has_side_effect
-def expect_length(value: Sized, count: int) -> None:
-    """Raises, in a trace, what `a, b = value` raises in Python."""
-    if len(value) < count:
-        raise ValueError(f"not enough values to unpack (expected {count}, got {len(value)})")
-    if len(value) > count:
-        raise ValueError(f"too many values to unpack (expected {count})")
 
 
 def _define_in_place(name: str, plain: str) -> None:

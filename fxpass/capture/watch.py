@@ -35,7 +35,6 @@ def _function(function: Any) -> CodeType:
     return inspect.unwrap(getattr(function, "__func__", function)).__code__
 
 
-_AMBIENT = "reads {} , which the trace would freeze"
 _PYTHON: dict[CodeType, str] = {
     _function(torch.no_grad.__enter__): "enters torch.no_grad",
     _function(torch.enable_grad.__enter__): "enters torch.enable_grad",
@@ -50,7 +49,7 @@ _PYTHON: dict[CodeType, str] = {
     _function(TorchFunctionMode.__enter__): "enters a TorchFunctionMode",
     _function(_python_dispatch.TorchDispatchMode.__enter__): "enters a TorchDispatchMode",
     _function(_device.DeviceContext.__enter__): "enters a torch.device",
-    _function(torch.random.fork_rng.__wrapped__): "forks the random number generator",
+    _function(torch.random.fork_rng): "forks the random number generator",
     _function(torch.manual_seed): "seeds the random number generator",
     _function(torch.set_default_dtype): "sets the default dtype",
     _function(torch.are_deterministic_algorithms_enabled): "reads a global setting of torch",
@@ -82,7 +81,7 @@ _BUILTIN: dict[Any, str] = {
     },
     **{
         getattr(builtins, name): f"calls {name}(), which the trace would not do again"
-        for name in ("print", "open", "input", "exec", "eval", "setattr", "delattr")
+        for name in ("print", "open", "input")
     },
     os.urandom: "draws random numbers that the trace would freeze",
 }
@@ -119,7 +118,9 @@ class Watch:
     ) -> None:
         self.in_isinstance = False
         self._lose, self._on_first, self._on_call = lose, on_first, on_call
-        self._met: dict[int, _Met] = {id(c): _Met(CodeFacts(c), r, False) for c, r in _PYTHON.items()}
+        self._met: dict[int, _Met] = {
+            id(c): _Met(CodeFacts(c), r, False) for c, r in _PYTHON.items()
+        }
 
     def __enter__(self) -> None:
         self._outer = sys.getprofile()

@@ -1,0 +1,165 @@
+"""What `bench/zoo.py` measures: the rows by name, and how a row is measured."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fxpass
+from bench import _models
+from bench._timing import Ratio, Step, paired_ratio
+
+Loss = Callable[[Any], Tensor]
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: a model, what it is called with, and the figures it must reach.
+
+    `limits` are the thresholds of the figures, fxpass over eager; they hold for `batch` and
+    `image` as given here, contiguous memory and two threads.
+    """
+
+    name: str
+    make: Callable[[], nn.Module]
+    batch: int = 8
+    image: int = 224
+    channels: int = 3
+    trains: bool = True
+    fixed_size: bool = False  # the figure is defined at one size only
+    input_grad: bool = False
+    classifies: bool = True
+    limits: dict[str, float] = field(default_factory=dict)
+
+
+def _relu_pool() -> nn.Module:
+    return nn.Sequential(nn.ReLU(), nn.MaxPool2d(2))
+
+
+_LIMITS = {"vgg16": {"saved": 0.33, "time": 1.00}, "alexnet": {"saved": 0.24, "time": 1.00}}
+_OWN_CASES = (
+    Case(
+        "relu_pool",
+        _relu_pool,
+        channels=64,
+        fixed_size=True,
+        input_grad=True,
+        classifies=False,
+        limits={"time": 0.6},
+    ),
+    Case(
+        "resnet50_no_grad",
+        lambda: _models.make("resnet50").eval(),
+        batch=1,
+        trains=False,
+        fixed_size=True,
+        limits={"time": 1.02},
+    ),
+    Case(
+        _models.SMALL_RESNET,
+        partial(_models.make, _models.SMALL_RESNET),
+        batch=16,
+        image=32,
+        fixed_size=True,
+        limits={"time": 1.05},
+    ),
+)
+OWN_CASES = {case.name: case for case in _OWN_CASES}
+DEFAULT_NAMES = (*_LIMITS, *OWN_CASES)
+
+
+def case_of(name: str) -> Case:
+    """The case of that name: one of ours, or a model of torchvision."""
+    if name in OWN_CASES:
+        return OWN_CASES[name]
+    if name not in _models.names():
+        known = ", ".join([*OWN_CASES, *_models.names()])
+        raise ValueError(f"expected the name of a model, got {name!r}; known: {known}")
+    return Case(name, partial(_models.make, name), limits=_LIMITS.get(name, {}))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A case made ready: the model, its compiled form, an input and a loss."""
+
+    case: Case
+    eager: nn.Module
+    compiled: nn.Module
+    images: Tensor
+    loss: Loss
+
+    @staticmethod
+    def of(case: Case, batch: int, image: int, memory_format: str) -> Subject:
+        """Makes model and input, in the memory format, and compiles."""
+        form = FORMATS[memory_format]
+        eager = _models.in_format(case.make(), form)
+        images, labels = _models.batch(batch, image, channels=case.channels)
+        images = images.to(memory_format=form).requires_grad_(case.input_grad)
+        loss: Loss = partial(_models.cross_entropy, labels) if case.classifies else torch.sum
+        compiled = fxpass.compile(eager, example_inputs=(images,))
+        return Subject(case, eager, compiled, images, loss)
+
+    def step(self, model: nn.Module) -> Step:
+        """One training step without the optimizer, or one forward under no_grad."""
+
+        def train() -> None:
+            self._forget_gradients()
+            self.loss(model(self.images)).backward()
+
+        def infer() -> None:
+            with torch.no_grad():
+                model(self.images)
+
+        return train if self.case.trains else infer
+
+    def _forget_gradients(self) -> None:
+        for tensor in (*self.eager.parameters(), self.images):
+            tensor.grad = None
+
+    def time(self, pairs: int | None, progress: Callable[[int, int], None]) -> Ratio:
+        """The compiled model's step against eager's."""
+        steps = self.step(self.compiled), self.step(self.eager)
+        return paired_ratio(*steps, pairs=pairs, progress=progress)
+
+    def memory(self, model: nn.Module) -> Bytes:
+        """Exact bytes of one training step, after one to warm up."""
+        self.step(model)()
+        self._forget_gradients()
+        gc.collect()
+        with fxpass.memory.track() as tracked:
+            output = model(self.images)
+            saved = tracked.live_bytes
+            loss = self.loss(output)
+            del output
+            loss.backward()
+            leaves = (*self.eager.parameters(), self.images)
+            grads = sum(t.grad.untyped_storage().nbytes() for t in leaves if t.grad is not None)
+            left = tracked.live_bytes - grads
+        return Bytes(saved, tracked.peak_bytes, left)
+
+    def verify(self, steps: int) -> str:
+        """Empty if the compiled model equals eager to the last bit, else what differs."""
+        try:
+            fxpass.verify(self.compiled, self.images, steps=steps, loss_fn=self.loss)
+        except fxpass.MismatchError as error:
+            return str(error)
+        return ""
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Of one step, above its start: when the forward has returned, at most, and in the end.
+
+    `left` is what is live after backward, gradients aside, while the loss is still referenced.
+    """
+
+    saved: int
+    peak: int
+    left: int

@@ -1,0 +1,190 @@
+"""Models by name: saved bytes, peak bytes and step time of fxpass against eager, and exactness.
+
+    python -m bench.zoo                          the figures this project promises
+    python -m bench.zoo --models resnet50,densenet121 --what saved,peak
+    python -m bench.zoo --models vgg16 --what exact --threads 1,2 \
+        --memory-format contiguous,channels_last
+
+fp32, training mode, cross-entropy on random labels. Exits with 1 if a promised figure is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import platform
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from bench._cases import DEFAULT_NAMES, FORMATS, Case, Subject, case_of
+
+MEASURES = ("saved", "peak", "left", "time", "exact")
+MIB = 2**20
+
+
+@dataclass
+class Row:
+    """One case in one setting. `ratios` are fxpass over eager, `details` what they come from."""
+
+    name: str
+    batch: int
+    image: int
+    memory_format: str
+    threads: int
+    limits: dict[str, float]
+    ratios: dict[str, float] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    difference: str | None = None  # "" if exact, None if not looked at
+
+    @property
+    def missed(self) -> list[str]:
+        """The measures that are worse than promised."""
+        missed = [m for m, limit in self.limits.items() if self.ratios.get(m, 0.0) > limit]
+        return missed + (["exact"] if self.difference else [])
+
+
+def limits_for(
+    case: Case, batch: int, image: int, memory_format: str, threads: int
+) -> dict[str, float]:
+    """The promised figures that hold in this setting; no setting may leave more behind."""
+    standard = (case.batch, case.image, "contiguous", 2) == (batch, image, memory_format, threads)
+    return {"left": 1.0} | (case.limits if standard else {})
+
+
+def measure(row: Row, case: Case, options: argparse.Namespace, progress: Progress) -> None:
+    """Fills in the row."""
+    task = progress.add_task(f"{row.name}: compile", total=None)
+    torch.set_num_threads(row.threads)
+    subject = Subject.of(case, row.batch, row.image, row.memory_format)
+    if case.trains and {"saved", "peak", "left"} & set(options.what):
+        progress.update(task, description=f"{row.name}: bytes")
+        ours, eagers = subject.memory(subject.compiled), subject.memory(subject.eager)
+        for name in {"saved", "peak", "left"} & set(options.what):
+            a, b = getattr(ours, name), getattr(eagers, name)
+            row.details[name] = {"fxpass_bytes": a, "eager_bytes": b}
+            row.ratios[name] = a / b if b else float(a > 0)
+    if "time" in options.what:
+        progress.update(task, description=f"{row.name}: time")
+        ratio = subject.time(
+            options.pairs, lambda done, of: progress.update(task, completed=done, total=of)
+        )
+        row.ratios["time"] = ratio.value
+        row.details["time"] = {
+            "fxpass_seconds": ratio.seconds,
+            "eager_seconds": ratio.reference_seconds,
+            "ratio": ratio.raw,
+            "control": ratio.control,
+            "pairs": len(ratio.pairs),
+        }
+    if "exact" in options.what and case.trains:
+        progress.update(task, description=f"{row.name}: every bit", completed=0, total=None)
+        row.difference = subject.verify(options.steps)
+    progress.remove_task(task)
+
+
+def table_of(rows: list[Row], what: tuple[str, ...]) -> Table:
+    """Every ratio with the figure it must reach."""
+    table = Table(title="fxpass / eager")
+    table.add_column("model")
+    for name in what:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict")
+    for row in rows:
+        setting = f"{row.batch}x{row.image}² {row.memory_format}, {row.threads} threads"
+        cells = [_cell(row, name) for name in what]
+        verdict = f"[red]missed: {', '.join(row.missed)}" if row.missed else "[green]ok"
+        table.add_row(f"{row.name}\n{setting}", *cells, verdict)
+    return table
+
+
+def _cell(row: Row, name: str) -> str:
+    if name == "exact":
+        return {None: "", "": "yes"}.get(row.difference, "NO")
+    if name not in row.ratios:
+        return ""
+    limit = f" ≤ {row.limits[name]:.2f}" if name in row.limits and name != "left" else ""
+    ratio = f"{row.ratios[name]:.3f}{limit}"
+    detail = row.details[name]
+    if name == "time":
+        return f"{ratio}\n{detail['eager_seconds'] * 1e3:.0f} ms\ncontrol {detail['control']:.3f}"
+    ours, eagers = (detail[side] / MIB for side in ("fxpass_bytes", "eager_bytes"))
+    return f"{ratio}\n{ours:.1f} of\n{eagers:.1f} MiB"
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The options; lists are separated by commas."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.zoo",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--models", type=_list_of(str), default=DEFAULT_NAMES)
+    parser.add_argument("--batch", type=int, help="default 8; the small cases keep their own")
+    parser.add_argument("--image", type=int, help="default 224; the small cases keep their own")
+    parser.add_argument("--threads", type=_list_of(int), default=(2,))
+    parser.add_argument("--memory-format", type=_list_of(str, FORMATS), default=("contiguous",))
+    parser.add_argument("--what", type=_list_of(str, MEASURES), default=MEASURES)
+    parser.add_argument("--pairs", type=int, help="of timed runs; default by the step's length")
+    parser.add_argument("--steps", type=int, default=3, help="optimizer steps compared (exact)")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    return parser.parse_args(arguments)
+
+
+def _list_of(kind: type, known: Any = None) -> Any:
+    def parse_list(text: str) -> tuple[Any, ...]:
+        items = tuple(kind(item) for item in text.split(","))
+        if known is not None and (unknown := [item for item in items if item not in known]):
+            raise argparse.ArgumentTypeError(
+                f"expected some of {', '.join(known)}, got {unknown[0]}"
+            )
+        return items
+
+    return parse_list
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measures, prints the table, and says by the exit code whether all figures were reached."""
+    options = parse(arguments)
+    try:
+        cases = [case_of(name) for name in options.models]
+    except ValueError as error:
+        sys.exit(f"zoo: {error}")
+    rows: list[Row] = []
+    console = Console()
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        settings = itertools.product(cases, options.memory_format, options.threads)
+        for case, memory_format, threads in settings:
+            batch = options.batch if options.batch and not case.fixed_size else case.batch
+            image = options.image if options.image and not case.fixed_size else case.image
+            limits = limits_for(case, batch, image, memory_format, threads)
+            row = Row(case.name, batch, image, memory_format, threads, limits)
+            measure(row, case, options, progress)
+            rows.append(row)
+    console.print(table_of(rows, options.what))
+    for row in rows:
+        if row.difference:
+            console.print(f"{row.name}, {row.memory_format}: {row.difference}", markup=False)
+    if options.json:
+        options.json.write_text(json.dumps(_as_json(rows), indent=1) + "\n")
+    return 1 if any(row.missed for row in rows) else 0
+
+
+def _as_json(rows: list[Row]) -> dict[str, Any]:
+    return {
+        "torch": torch.__version__,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "machine": platform.machine(),
+        "rows": [vars(row) | {"missed": row.missed} for row in rows],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,21 @@
+"""Train the same PyTorch model, to the same bits, in a fraction of the activation memory."""
+
+from fxpass import _library as _library
+from fxpass import bitmap, memory
+from fxpass.compile import compile
+from fxpass.errors import BudgetError, ExportError, FxpassError, MismatchError, TraceError
+from fxpass.plan import Plan
+from fxpass.verify import verify
+
+__all__ = [
+    "BudgetError",
+    "ExportError",
+    "FxpassError",
+    "MismatchError",
+    "Plan",
+    "TraceError",
+    "bitmap",
+    "compile",
+    "memory",
+    "verify",
+]

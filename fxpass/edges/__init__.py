@@ -1,0 +1,6 @@
+"""Saved-tensor edges: which op saves which value of a graph for backward."""
+
+from fxpass.edges.calls import Call, as_call, computes_as
+from fxpass.edges.find import Edges, find_edges
+
+__all__ = ["Call", "Edges", "as_call", "computes_as", "find_edges"]

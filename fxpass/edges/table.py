@@ -1,0 +1,199 @@
+"""What each op saves for backward: one row an op.
+
+A row names an op in its three spellings (module call, function, method), the parameters of its
+functional form, and what its autograd node keeps. An op without a row is unknown: it may keep any
+tensor that it is given, so those tensors stay dense.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Op:
+    """One row of the table.
+
+    Attributes:
+        name: what the plan and the rewrites call the op.
+        parameters: name and default of each parameter of the functional form; the first takes the
+            tensor. A module's attributes of the same names give their values.
+        saves_input: the autograd node keeps the input's elements.
+        saves_result: the autograd node keeps the result's elements.
+        shares_storage: the result may lie in the input's storage (a view, or the input itself).
+        keeps_zeros: a zero of the input is a zero of the result, and little else is lost: a sparse
+            input gives a sparse result.
+    """
+
+    name: str
+    parameters: dict[str, Any] = field(default_factory=lambda: {"input": None})
+    modules: tuple[type[nn.Module], ...] = ()
+    functions: tuple[Callable[..., Any], ...] = ()
+    methods: tuple[str, ...] = ()
+    saves_input: bool = False
+    saves_result: bool = False
+    shares_storage: bool = False
+    keeps_zeros: bool = False
+
+
+def _spatial(name: str, prefix: str) -> tuple[tuple[int, type[nn.Module], Callable[..., Any]], ...]:
+    """(dimensions, module class, function) of an op that exists in one to three dimensions."""
+    return tuple((n, getattr(nn, f"{prefix}{n}d"), getattr(F, f"{name}{n}d")) for n in (1, 2, 3))
+
+
+_CONV = {
+    "input": None,
+    "weight": None,
+    "bias": None,
+    "stride": 1,
+    "padding": 0,
+    "dilation": 1,
+    "groups": 1,
+}
+_MAX_POOL = {
+    "input": None,
+    "kernel_size": None,
+    "stride": None,
+    "padding": 0,
+    "dilation": 1,
+    "ceil_mode": False,
+    "return_indices": False,
+}
+_AVG_POOL = {
+    "input": None,
+    "kernel_size": None,
+    "stride": None,
+    "padding": 0,
+    "ceil_mode": False,
+    "count_include_pad": True,
+    "divisor_override": None,
+}
+_ADAPTIVE = {"input": None, "output_size": None}
+
+TABLE: tuple[Op, ...] = (
+    Op(
+        "relu",
+        {"input": None, "inplace": False},
+        modules=(nn.ReLU,),
+        functions=(F.relu, F.relu_, torch.relu, torch.relu_),
+        methods=("relu", "relu_"),
+        saves_result=True,
+    ),
+    *(
+        Op(f"conv{n}d", _CONV, (module,), (function,), saves_input=True)
+        for n, module, function in _spatial("conv", "Conv")
+    ),
+    Op(
+        "linear",
+        {"input": None, "weight": None, "bias": None},
+        (nn.Linear,),
+        (F.linear,),
+        saves_input=True,
+    ),
+    *(
+        Op(
+            f"max_pool{n}d",
+            _MAX_POOL,
+            (module,),
+            (function, getattr(F, f"max_pool{n}d_with_indices"), getattr(torch, f"max_pool{n}d")),
+            saves_input=True,
+            keeps_zeros=True,
+        )
+        for n, module, function in _spatial("max_pool", "MaxPool")
+    ),
+    *(
+        Op(f"avg_pool{n}d", _AVG_POOL, (module,), (function,), saves_input=True)
+        for n, module, function in _spatial("avg_pool", "AvgPool")
+    ),
+    *(
+        Op(f"adaptive_avg_pool{n}d", _ADAPTIVE, (module,), (function,), saves_input=True)
+        for n, module, function in _spatial("adaptive_avg_pool", "AdaptiveAvgPool")
+    ),
+    *(
+        Op(
+            f"adaptive_max_pool{n}d",
+            {**_ADAPTIVE, "return_indices": False},
+            (module,),
+            (function, getattr(F, f"adaptive_max_pool{n}d_with_indices")),
+            saves_input=True,
+            keeps_zeros=True,
+        )
+        for n, module, function in _spatial("adaptive_max_pool", "AdaptiveMaxPool")
+    ),
+    # Views, or the input itself: nothing is kept, and the storage goes on.
+    Op(
+        "view",
+        modules=(nn.Flatten, nn.Unflatten, nn.Identity),
+        functions=(
+            torch.flatten,
+            torch.reshape,
+            torch.squeeze,
+            torch.unsqueeze,
+            torch.permute,
+            torch.transpose,
+            torch.t,
+            torch.chunk,
+            torch.split,
+            torch.narrow,
+            torch.unbind,
+            operator.getitem,
+        ),
+        methods=(
+            "flatten",
+            "reshape",
+            "view",
+            "squeeze",
+            "unsqueeze",
+            "permute",
+            "transpose",
+            "t",
+            "chunk",
+            "split",
+            "narrow",
+            "unbind",
+            "contiguous",
+            "expand",
+        ),
+        shares_storage=True,
+        keeps_zeros=True,
+    ),
+    # Nothing of the input's elements is kept; dropout keeps its own mask (in eval mode it returns
+    # the input itself).
+    Op(
+        "dropout",
+        modules=(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+        functions=(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d),
+        shares_storage=True,
+        keeps_zeros=True,
+    ),
+    Op(
+        "add",
+        functions=(operator.add, operator.sub, torch.add, torch.sub),
+        methods=("add", "sub"),
+    ),
+    Op("cat", functions=(torch.cat, torch.concat, torch.stack), keeps_zeros=True),
+    Op(
+        "pad",
+        {"input": None, "pad": None, "mode": "constant", "value": None},
+        functions=(F.pad,),
+        saves_input=True,
+    ),
+    Op("sum", functions=(torch.sum, torch.mean), methods=("sum", "mean")),
+    Op("shape", functions=(getattr, len), methods=("size", "dim", "numel", "stride")),
+)
+
+
+def _by(spelling: str) -> dict[Any, Op]:
+    return {key: op for op in TABLE for key in getattr(op, spelling)}
+
+
+OF_MODULE: dict[type[nn.Module], Op] = _by("modules")
+OF_FUNCTION: dict[Callable[..., Any], Op] = _by("functions")
+OF_METHOD: dict[str, Op] = _by("methods")

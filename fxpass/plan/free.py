@@ -1,0 +1,85 @@
+"""The free plan: the cheapest exact recipe of each value, nothing heavier than a copy re-run."""
+
+from __future__ import annotations
+
+from torch.fx import Node
+
+from fxpass.edges import Call, Edges
+from fxpass.plan.plan import Choice, Plan, Recipe
+
+_READS_VALUES = ("conv", "linear", "pad")
+"""Ops that need the elements of the input they save; the pools need its shape or a code."""
+
+
+def free_plan(edges: Edges) -> Plan:
+    """A recipe for every value that some op of the table saves."""
+    choices = []
+    for node in edges.graph.nodes:
+        savers = edges.savers(node)
+        call = edges.calls.get(node)
+        if not savers or (call is not None and call.op.shares_storage):
+            continue  # nobody saves it, or it is a view: the value it lies in has the recipe
+        recipe, reason = _choose(node, call, savers, edges)
+        names = tuple(describe(saver.node) for saver in savers)
+        choices.append(Choice(node.name, describe(node), names, recipe, reason))
+    return Plan(tuple(choices))
+
+
+def describe(node: Node) -> str:
+    """A node in words: the op, and where a module makes the call its path."""
+    if node.op == "call_module":
+        return f"module {node.target}"
+    if node.op == "placeholder":
+        return f"input {node.name}"
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def _choose(
+    node: Node, call: Call | None, savers: list[Call], edges: Edges
+) -> tuple[Recipe, str]:
+    strangers = edges.strangers(node)
+    if strangers:
+        return Recipe.DENSE, _stranger(strangers[0])
+    reads_values = any(s.op.name.startswith(_READS_VALUES) for s in savers)
+    if call is not None and call.op.name == "relu":
+        if pool_fused_with(call, edges) is not None:
+            return Recipe.CODE, ""
+        return (Recipe.BITMAP if reads_values else Recipe.MASK), ""
+    if not reads_values:
+        return Recipe.NOTHING, ""
+    if is_sparse(node, edges):
+        return Recipe.BITMAP, ""
+    return Recipe.DENSE, "no cheaper exact recipe for this op"
+
+
+def _stranger(node: Node) -> str:
+    if node.op == "output":
+        return "the model returns it"
+    return f"{describe(node)} may save it or write to it"
+
+
+def is_sparse(node: Node, edges: Edges) -> bool:
+    """Whether the value's zeros come from a ReLU, through ops that keep zeros."""
+    call = edges.calls.get(node)
+    if call is None:
+        return False
+    if call.op.name == "relu":
+        return True
+    return call.op.keeps_zeros and bool(call.inputs) and all(
+        is_sparse(value, edges) for value in call.inputs
+    )
+
+
+def pool_fused_with(relu: Call, edges: Edges) -> Call | None:
+    """The max pool that reads this ReLU alone, if the two can be one op.
+
+    Both values in between must have one reader: with more, the gradient contributions of several
+    nodes would be summed in another order than eager's.
+    """
+    value = relu.inputs[0] if relu.inputs else None
+    if value is None or len(value.users) != 1 or len(relu.node.users) != 1:
+        return None
+    pool = edges.calls.get(next(iter(relu.node.users)))
+    if pool is None or not pool.op.name.startswith("max_pool"):
+        return None
+    return None if pool.arguments["return_indices"] else pool

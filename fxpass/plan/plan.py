@@ -1,0 +1,92 @@
+"""`Plan`: a printable, serialisable record of the recipe chosen for every saved value."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+
+
+class Recipe(StrEnum):
+    """How a saved value is restored when backward asks for it."""
+
+    DENSE = "dense"
+    """The tensor itself is kept, as eager does."""
+    MASK = "mask"
+    """One bit an element; backward only selects."""
+    BITMAP = "bitmap"
+    """One bit an element, and the non-zero values."""
+    CODE = "code"
+    """The place of the maximum in its window, a few bits an output."""
+    NOTHING = "nothing"
+    """Backward reads no element of it."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The recipe of one saved value.
+
+    Attributes:
+        value: name of the value's node in the graph.
+        op: what computes it, and the module path if a module does: "relu features.1".
+        savers: what saves it for backward, in the same form.
+        recipe: how it is kept.
+        reason: why no cheaper recipe was possible; "" if the recipe is the op's best.
+    """
+
+    value: str
+    op: str
+    savers: tuple[str, ...]
+    recipe: Recipe
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The choices for one graph, in the order of its nodes."""
+
+    choices: tuple[Choice, ...] = ()
+    _by_value: dict[str, Recipe] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_by_value", {c.value: c.recipe for c in self.choices})
+
+    def __iter__(self) -> Iterator[Choice]:
+        return iter(self.choices)
+
+    def __len__(self) -> int:
+        return len(self.choices)
+
+    def recipe(self, value: str) -> Recipe:
+        """The recipe of the value computed by the node of this name."""
+        return self._by_value.get(value, Recipe.DENSE)
+
+    def to_json(self) -> str:
+        """The plan as JSON; `from_json` reads it back."""
+        return json.dumps({"version": 1, "choices": [asdict(c) for c in self.choices]}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """The plan that `to_json` wrote; raises ValueError if the text is something else."""
+        document = json.loads(text)
+        if not isinstance(document, dict) or document.get("version") != 1:
+            raise ValueError("expected a plan of version 1, as Plan.to_json() writes it")
+        return cls(tuple(_choice(**c) for c in document["choices"]))
+
+    def __str__(self) -> str:
+        header = ("value", "computed by", "saved by", "kept as", "because")
+        rows = [(c.value, c.op, ", ".join(c.savers), c.recipe, c.reason) for c in self.choices]
+        return _columns([header, *rows])
+
+
+def _choice(
+    value: str, op: str, savers: Iterable[str], recipe: str, reason: str = ""
+) -> Choice:
+    return Choice(value, op, tuple(savers), Recipe(recipe), reason)
+
+
+def _columns(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) for r in rows)
+    return "\n".join(line.rstrip() for line in lines)

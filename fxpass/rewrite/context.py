@@ -1,0 +1,108 @@
+"""What all rewrites share: the graph, the plan, and the handle of each value."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.fx import Graph, Node
+from torch.fx.node import map_arg
+
+from fxpass.edges import Call, Edges
+from fxpass.plan import Plan, Recipe
+
+
+class Context:
+    """The state of one pass over a graph.
+
+    A value's handle is the node that yields its `Saved` object. A view has the handle of the value
+    it lies in: which part of it is meant is seen when the op runs.
+    """
+
+    def __init__(self, edges: Edges, plan: Plan) -> None:
+        self.graph: Graph = edges.graph
+        self.edges = edges
+        self.plan = plan
+        self._handles: dict[Node, Node] = {}
+        self._replaced: dict[Node, Node] = {}
+
+    def call(self, node: Node) -> Call | None:
+        """The call that a node of the original graph makes, its arguments as they are now."""
+        call = self.edges.calls.get(node)
+        if call is None:
+            return None
+        return replace(call, arguments=map_arg(call.arguments, self._now))
+
+    def _now(self, node: Node) -> Node:
+        return self._replaced.get(node, node)
+
+    def recipe(self, value: Node) -> Recipe:
+        """What the plan says of a value."""
+        return self.plan.recipe(value.name)
+
+    def handle(self, value: Any) -> Node | None:
+        """The handle of a value, or None if it has none."""
+        return self._handles.get(value) if isinstance(value, Node) else None
+
+    def set_handle(self, value: Node, handle: Node) -> None:
+        """Declares `handle` to restore `value`."""
+        self._handles[value] = handle
+
+    def share_handle(self, value: Node, view: Node) -> None:
+        """Gives a view the handle of the value it may lie in."""
+        handle = self.handle(value)
+        if handle is not None:
+            self._handles[view] = handle
+
+    def op(self, before: Node, name: str, args: Sequence[Any]) -> Node:
+        """Inserts a call of the operator torch.ops.fxpass.<name>."""
+        with self.graph.inserting_before(before):
+            return self.graph.call_function(getattr(torch.ops.fxpass, name), tuple(args))
+
+    def first(self, before: Node, pair: Node) -> Node:
+        """Inserts `pair[0]`."""
+        with self.graph.inserting_before(before):
+            return self.graph.call_function(operator.getitem, (pair, 0))
+
+    def op_with_handle(self, before: Node, name: str, args: Sequence[Any]) -> Node:
+        """Inserts a call of an operator that returns (value, handle); returns the value."""
+        pair = self.op(before, name, args)
+        value = self.first(before, pair)
+        with self.graph.inserting_before(before):
+            self.set_handle(value, self.graph.call_function(operator.getitem, (pair, 1)))
+        return value
+
+    def parameter(self, call: Call, name: str) -> Any:
+        """A weight or bias of a call: an argument, or read from the module when the op runs."""
+        if call.module is None:
+            return call.arguments.get(name)
+        if getattr(call.module, name) is None:
+            return None
+        with self.graph.inserting_before(call.node):
+            return self.graph.get_attr(f"{call.node.target}.{name}")
+
+    def replace(self, old: Node, new: Node) -> Node:
+        """Puts `new` in the place of `old` everywhere, and returns it."""
+        old.replace_all_uses_with(new)
+        self.graph.erase_node(old)
+        self._replaced[old] = new
+        return new
+
+
+Rewrite = Callable[[Context, Call], Node]
+"""Rewrites one call; returns the node that now yields its value (the call's own if unchanged)."""
+
+
+def dims_of(call: Call) -> int:
+    """Spatial dimensions of an op whose name ends in "1d", "2d" or "3d"."""
+    return int(call.op.name[-2])
+
+
+def ints(value: Any, dims: int) -> list[Any]:
+    """An argument given as one int for all dimensions, a tuple, or None, as a list."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, Sequence) else [value] * dims

@@ -1,0 +1,34 @@
+"""Convolution that keeps its input by its handle.
+
+    c = conv2d(y, w, b)     ->     c = fxpass.conv2d(y, s, w, b)
+
+A padding mode other than zeros is a pad of its own, as in torch.nn:
+
+    c = Conv2d(padding_mode="circular")(y)   ->   p, t = fxpass.pad(y, s, ...)
+                                                  c = fxpass.conv2d(p, t, w, b)
+"""
+
+from __future__ import annotations
+
+from torch.fx import Node
+
+from fxpass.edges import Call
+from fxpass.rewrite.context import Context, dims_of, ints
+
+
+def rewrite_conv(context: Context, call: Call) -> Node:
+    """Rewrites conv1d, conv2d and conv3d."""
+    n, at = dims_of(call), call.node
+    value, padding = call.arguments["input"], call.arguments["padding"]
+    handle = context.handle(value)
+    mode = getattr(call.module, "padding_mode", "zeros")
+    if mode != "zeros":
+        pad = list(call.module._reversed_padding_repeated_twice)  # type: ignore[union-attr]
+        value = context.op_with_handle(at, "pad", [value, handle, pad, mode, None])
+        handle, padding = context.handle(value), 0
+    weight, bias = context.parameter(call, "weight"), context.parameter(call, "bias")
+    if not isinstance(padding, str):
+        padding = ints(padding, n)
+    stride, dilation = ints(call.arguments["stride"], n), ints(call.arguments["dilation"], n)
+    args = [value, handle, weight, bias, stride, padding, dilation, call.arguments["groups"]]
+    return context.replace(at, context.op(at, call.op.name, args))

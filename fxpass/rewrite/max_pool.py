@@ -1,0 +1,44 @@
+"""Max pools that keep a code per output instead of their input and int64 indices.
+
+    p = max_pool2d(y, 2)           ->     p = fxpass.max_pool2d(y, 2)
+
+    y = relu(x)                    ->     p = fxpass.relu_max_pool2d(x, 2)
+    p = max_pool2d(y, 2)                  (where nothing else reads x or y)
+"""
+
+from __future__ import annotations
+
+from torch.fx import Node
+
+from fxpass.edges import Call
+from fxpass.plan import Recipe
+from fxpass.rewrite.context import Context, dims_of, ints
+
+
+def rewrite_max_pool(context: Context, call: Call) -> Node:
+    """Rewrites max_pool1d, max_pool2d and max_pool3d, with or without indices."""
+    a, n, at = call.arguments, dims_of(call), call.node
+    args = [ints(a[name], n) for name in ("kernel_size", "stride", "padding", "dilation")]
+    args.append(a["ceil_mode"])
+    if a["return_indices"]:
+        return context.replace(at, context.op(at, f"{call.op.name}_with_indices", [a["input"], *args]))
+    relu = context.call(a["input"])
+    if relu is None or context.recipe(relu.node) is not Recipe.CODE:
+        return context.replace(at, context.op(at, call.op.name, [a["input"], *args]))
+    value = context.op(at, f"relu_{call.op.name}", [relu.arguments["input"], *args])
+    context.replace(at, value)
+    context.graph.erase_node(relu.node)
+    return value
+
+
+def rewrite_adaptive_max_pool(context: Context, call: Call) -> Node:
+    """Rewrites adaptive_max_pool1d, adaptive_max_pool2d and adaptive_max_pool3d."""
+    n, at = dims_of(call), call.node
+    size = call.arguments["output_size"]
+    if None in ints(size, n):
+        return at  # a size taken from the input: torch.nn.functional resolves it
+    args = [call.arguments["input"], ints(size, n)]
+    if call.arguments["return_indices"]:
+        return context.replace(at, context.op(at, call.op.name, args))
+    pair = context.op(at, call.op.name, args)
+    return context.replace(at, context.first(at, pair))

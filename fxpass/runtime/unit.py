@@ -1,0 +1,132 @@
+"""`Unit`: a module that is compiled as one graph, or runs its own forward with compiled children.
+
+A unit makes a program for each pattern of arguments and each state of what the trace took for
+granted (train and eval, flags, hooks, submodules), when it first meets it. Modules that cannot be
+part of their parent's graph (hooks on a container, a forward that no trace can be believed of) are
+units of their own, called by their parent's program.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch import nn
+
+from fxpass.capture import ArgPattern, Capture, Loss, OwnForward, UnsupportedArgument, capture_unit
+from fxpass.plan import Plan
+from fxpass.runtime.hooks import call_with_hooks
+from fxpass.runtime.program import Program
+from fxpass.runtime.view import own_forward_view
+
+_MOST_PROGRAMS = 16  # of one pattern; the oldest is dropped beyond
+
+
+class Lower(Protocol):
+    """Rewrites a captured graph in place and returns the plan it followed."""
+
+    def __call__(self, capture: Capture) -> Plan: ...
+
+
+Report = Callable[[nn.Module, list[Loss]], None]
+"""Told of what traces of a module would have lost."""
+
+
+class Unit:
+    """One module's programs. Calling a unit is calling its module, hooks included."""
+
+    def __init__(self, module: nn.Module, lower: Lower, report: Report) -> None:
+        self.module = module
+        self._lower = lower
+        self._report = report
+        self._made: dict[ArgPattern, list[_Compiled | _Own]] = {}
+        self._children: weakref.WeakKeyDictionary[nn.Module, Unit] = weakref.WeakKeyDictionary()
+        self._lock = threading.RLock()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the module as nn.Module.__call__ does, its forward replaced by `run`."""
+        return call_with_hooks(self.module, self.run, args, kwargs)
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's forward, compiled."""
+        try:
+            pattern, values = ArgPattern.split(args, kwargs)
+        except UnsupportedArgument:
+            return type(self.module).forward(self._own_view(), *args, **kwargs)
+        found = self.find(pattern)
+        if isinstance(found, _Compiled):
+            return found.program(values)
+        return type(self.module).forward(found.view, *args, **kwargs)
+
+    def find(self, pattern: ArgPattern) -> _Compiled | _Own:
+        """The form that fits the module as it is now, made if there is none."""
+        for made in self._made.get(pattern, ()):
+            if made.holds():
+                return made
+        with self._lock:
+            return self._make(pattern)
+
+    def child(self, module: nn.Module) -> Unit:
+        """The unit of a submodule; the same one at every call."""
+        with self._lock:
+            unit = self._children.get(module)
+            if unit is None:
+                unit = self._children[module] = Unit(module, self._lower, self._report)
+            return unit
+
+    def plans(self) -> dict[str, Plan]:
+        """The newest plan of this module and of each unit below it, by class and number."""
+        found = {}
+        made = [m for forms in self._made.values() for m in forms if isinstance(m, _Compiled)]
+        if made:
+            found[type(self.module).__name__] = made[-1].plan
+        for child in self._children.values():
+            for name, plan in child.plans().items():
+                found[f"{type(self.module).__name__}/{name}"] = plan
+        return found
+
+    def newest(self) -> _Compiled | None:
+        """The program made last, if any."""
+        made = [m for forms in self._made.values() for m in forms if isinstance(m, _Compiled)]
+        return made[-1] if made else None
+
+    def _make(self, pattern: ArgPattern) -> _Compiled | _Own:
+        captured = capture_unit(self.module, pattern)
+        if captured.losses:
+            self._report(self.module, captured.losses)
+        made: _Compiled | _Own
+        if isinstance(captured, OwnForward):
+            made = _Own(self.module, self._own_view())
+        else:
+            plan = self._lower(captured)
+            units = {path: self.child(m) for path, m in captured.boundaries.items()}
+            made = _Compiled(Program(self.module, captured.graph, units), plan, captured)
+        forms = self._made.setdefault(pattern, [])
+        self._made[pattern] = [*forms[-_MOST_PROGRAMS + 1 :], made]
+        return made
+
+    def _own_view(self) -> Any:
+        return own_forward_view(self.module, self.child)
+
+
+class _Compiled:
+    """A program and the state it was made for."""
+
+    def __init__(self, program: Program, plan: Plan, capture: Capture) -> None:
+        self.program = program
+        self.plan = plan
+        self.holds = capture.guards.holds
+
+
+class _Own:
+    """The module's own forward on a view with compiled children."""
+
+    def __init__(self, module: nn.Module, view: Any) -> None:
+        self.view = view
+        self._module = module
+        self._training = module.training
+
+    def holds(self) -> bool:
+        return self._module.training == self._training
