@@ -6,10 +6,14 @@ from pathlib import Path
 
 import torch
 
-_PATH = Path(__file__).parent / "libfxpass_ops.so"
-if not _PATH.exists():
+try:
+    # After torch, whose libraries it links to. It lies beside the operators, wherever that is.
+    from fxpass import _C
+except ImportError as error:
     raise ImportError(
-        f"fxpass: the operator library {_PATH.name} is not beside the package; install it with "
-        "`pip install --no-build-isolation .` from the repository (torch==2.13.0 first)"
-    )
-torch.ops.load_library(str(_PATH))
+        "fxpass: the native library is missing or does not fit this torch "
+        f"({torch.__version__}): {error}. Install torch==2.13.0, then fxpass with "
+        "`pip install --no-build-isolation .` from the repository"
+    ) from error
+
+torch.ops.load_library(str(Path(_C.__file__).parent / "libfxpass_ops.so"))

@@ -70,8 +70,8 @@ def recompile(model: nn.Module, strict: bool) -> CompiledModule:
 
 def lower(capture: Capture) -> Plan:
     """Edges, plan, rewrite: turns a captured graph into one of fxpass operators, in place."""
-    opaque = frozenset({*capture.boundaries, *capture.hooked, *capture.overridden})
-    edges = find_edges(capture.graph, capture.root, opaque)
+    opaque = frozenset({*capture.boundaries, *capture.overridden})
+    edges = find_edges(capture.graph, capture.root, opaque, capture.hooked)
     plan = free_plan(edges)
     rewrite(edges, plan)
     return plan

@@ -134,43 +134,58 @@ bool takes_backward(const Pool2d& p) {
   return p.stride_w <= 2 && p.out_w >= L::kCount / 2;
 }
 
-template <typename L>
-void backward(const Pool2d& p, const typename L::T* grad_out, const std::uint8_t* codes,
-              typename L::T* grad_in) {
+// Input columns [j, j + kCount) * stride of one row, whose windows' rows are `rows`.
+template <typename L, int kStride>
+void backward_block(const Pool2d& p, const Columns* columns, const Cover* rows, int row_count,
+                    std::int64_t j, const typename L::T* grad_out, const std::uint8_t* codes,
+                    typename L::T* grad_row) {
   using V = typename L::V;
-  Columns columns[2];
-  for (std::int64_t phase = 0; phase < p.stride_w; ++phase) {
-    columns_of_phase(p, phase, columns[phase]);
-  }
-  Cover rows[kMostPositions];
-  for (std::int64_t ih = 0; ih < p.in_h; ++ih, grad_in += p.in_w) {
-    const int row_count = covering(height(p), ih, rows);
-    for (std::int64_t j = 0; j * p.stride_w < p.in_w; j += L::kCount) {
-      V sums[2] = {L::set(0), L::set(0)};
-      for (int r = 0; r < row_count; ++r) {
-        const std::int64_t start = rows[r].out * p.out_w;
-        const std::int64_t row_code = 1 + rows[r].k * p.kernel_w;
-        for (std::int64_t phase = 0; phase < p.stride_w; ++phase) {
-          for (int c = 0; c < columns[phase].count; ++c) {
-            const auto& column = columns[phase].items[c];
-            sums[phase] = collect<L>(sums[phase], grad_out + start, codes + start,
-                                     j + column.shift, p.out_w,
-                                     L::codes(static_cast<int>(row_code + column.kw)));
-          }
-        }
-      }
-      const std::int64_t iw = j * p.stride_w;
-      if (p.stride_w == 1) {
-        store_up_to<L>(grad_in + iw, sums[0], p.in_w - iw);
-      } else {
-        V low;
-        V high;
-        L::interleave(sums[0], sums[1], low, high);
-        store_up_to<L>(grad_in + iw, low, p.in_w - iw);
-        store_up_to<L>(grad_in + iw + L::kCount, high, p.in_w - iw - L::kCount);
+  V sums[kStride];
+  for (int phase = 0; phase < kStride; ++phase) sums[phase] = L::set(0);
+  for (int r = 0; r < row_count; ++r) {
+    const std::int64_t start = rows[r].out * p.out_w;
+    const std::int64_t row_code = 1 + rows[r].k * p.kernel_w;
+    for (int phase = 0; phase < kStride; ++phase) {
+      for (int c = 0; c < columns[phase].count; ++c) {
+        const auto& column = columns[phase].items[c];
+        const auto code = L::codes(static_cast<int>(row_code + column.kw));
+        sums[phase] = collect<L>(sums[phase], grad_out + start, codes + start, j + column.shift,
+                                 p.out_w, code);
       }
     }
   }
+  const std::int64_t iw = j * kStride;
+  if constexpr (kStride == 1) {
+    store_up_to<L>(grad_row + iw, sums[0], p.in_w - iw);
+  } else {
+    V low;
+    V high;
+    L::interleave(sums[0], sums[1], low, high);
+    store_up_to<L>(grad_row + iw, low, p.in_w - iw);
+    store_up_to<L>(grad_row + iw + L::kCount, high, p.in_w - iw - L::kCount);
+  }
+}
+
+template <typename L, int kStride>
+void backward_rows(const Pool2d& p, const typename L::T* grad_out, const std::uint8_t* codes,
+                   typename L::T* grad_in) {
+  Columns columns[kStride];
+  for (int phase = 0; phase < kStride; ++phase) columns_of_phase(p, phase, columns[phase]);
+  Cover rows[kMostPositions];
+  for (std::int64_t ih = 0; ih < p.in_h; ++ih) {
+    const int row_count = covering(height(p), ih, rows);
+    for (std::int64_t j = 0; j * kStride < p.in_w; j += L::kCount) {
+      backward_block<L, kStride>(p, columns, rows, row_count, j, grad_out, codes,
+                                 grad_in + ih * p.in_w);
+    }
+  }
+}
+
+template <typename L>
+void backward(const Pool2d& p, const typename L::T* grad_out, const std::uint8_t* codes,
+              typename L::T* grad_in) {
+  p.stride_w == 1 ? backward_rows<L, 1>(p, grad_out, codes, grad_in)
+                  : backward_rows<L, 2>(p, grad_out, codes, grad_in);
 }
 
 }  // namespace nchw

@@ -3,6 +3,7 @@
 #include <bit>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "by_type.h"
 #include "scalar.h"
@@ -10,24 +11,23 @@
 namespace fxpass::kernels::scalar {
 namespace {
 
+std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+
 // What ATen's clamp_min(x, 0) gives: NaN and -0.0 stay.
 template <typename T>
 T relu(T x) {
   return x < T{0} ? T{0} : x;
 }
 
-// condition ? a : b without a branch: which of two values is greater is as good as random.
-std::int64_t choose(bool condition, std::int64_t a, std::int64_t b) {
-  return b ^ ((a ^ b) & -std::int64_t{condition});
+// condition ? a : b without a branch: which of two values is greater is as good as random. The
+// types are integers and the bit patterns of T.
+template <typename I>
+I choose(bool condition, I a, I b) {
+  return b ^ ((a ^ b) & -static_cast<I>(condition));
 }
-float choose(bool condition, float a, float b) {
-  const auto bits = choose(condition, std::bit_cast<std::int32_t>(a), std::bit_cast<std::int32_t>(b));
-  return std::bit_cast<float>(static_cast<std::int32_t>(bits));
-}
-double choose(bool condition, double a, double b) {
-  const auto bits = choose(condition, std::bit_cast<std::int64_t>(a), std::bit_cast<std::int64_t>(b));
-  return std::bit_cast<double>(bits);
-}
+
+template <typename T>
+using BitsOf = std::conditional_t<sizeof(T) == 8, std::int64_t, std::int32_t>;
 
 // The outputs of channels [begin, end) at one place of one image. Positions in the padding, or
 // beyond the input where ceil_mode lets a window hang over, are skipped; the first position left is
@@ -56,7 +56,8 @@ void pool_pixel(const Pool2d& p, const T* image, std::int64_t oh, std::int64_t o
         if (p.fused_relu) value = relu(value);
         const bool is_nan = value != value;
         const bool better = (value > best) | is_nan;
-        best = choose(better, value, best);
+        best = std::bit_cast<T>(
+            choose(better, std::bit_cast<BitsOf<T>>(value), std::bit_cast<BitsOf<T>>(best)));
         best_code = choose(better, 1 + kh * p.kernel_w + kw, best_code);
       }
     }
@@ -122,15 +123,22 @@ void max_pool2d(DType dtype, const Pool2d& p, const void* x, void* out, std::uin
                 std::int64_t begin, std::int64_t end) {
   by_float(dtype, [&](auto zero) {
     using T = decltype(zero);
+    if (begin >= end) return;  // the pool may have no outputs at all
+    const T* image = static_cast<const T*>(x);
     const std::int64_t image_size = p.in_h * p.in_w * p.channels;
-    for (std::int64_t i = begin; i < end;) {
-      const std::int64_t pixel = i / p.channels;
-      const std::int64_t start = pixel * p.channels;
-      const std::int64_t stop = end - start < p.channels ? end - start : p.channels;
-      const T* const image = static_cast<const T*>(x) + pixel / p.out_w / p.out_h * image_size;
-      pool_pixel(p, image, pixel / p.out_w % p.out_h, pixel % p.out_w, i - start, stop,
-                 static_cast<T*>(out) + i, codes + (i - begin));
-      i = start + stop;
+    std::int64_t c = begin % p.channels;
+    std::int64_t ow = begin / p.channels % p.out_w;
+    std::int64_t oh = begin / p.channels / p.out_w % p.out_h;
+    image += begin / p.channels / p.out_w / p.out_h * image_size;
+    for (std::int64_t i = begin; i < end; c = 0) {
+      const std::int64_t count = least(p.channels - c, end - i);
+      pool_pixel(p, image, oh, ow, c, c + count, static_cast<T*>(out) + i, codes + (i - begin));
+      i += count;
+      if (++ow < p.out_w) continue;
+      ow = 0;
+      if (++oh < p.out_h) continue;
+      oh = 0;
+      image += image_size;
     }
   });
 }

@@ -60,8 +60,8 @@ class Value(Proxy):
         """Whether nobody knows that this value is not None."""
         return self.kind is None
 
-    @property
-    def __class__(self) -> Any:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
         """What isinstance() sees; everybody else is told the truth.
 
         C++ code that takes this object for a tensor would crash.

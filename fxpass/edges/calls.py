@@ -31,12 +31,14 @@ class Call:
         arguments: by parameter name; defaults filled in. A module's parameters (weight, bias) are
             not among them: the graph reads them from the module.
         module: the module called, or None for a function or method.
+        hooked: the module's hooks have to run around the op.
     """
 
     node: Node
     op: Op
     arguments: dict[str, Any]
     module: nn.Module | None = None
+    hooked: bool = False
 
     @property
     def inputs(self) -> list[Node]:
@@ -47,10 +49,11 @@ class Call:
         return [v for v in value if isinstance(v, Node)] if isinstance(value, Sequence) else []
 
 
-def as_call(node: Node, root: nn.Module) -> Call | None:
+def as_call(node: Node, root: nn.Module, hooked: frozenset[str] = frozenset()) -> Call | None:
     """The call that `node` makes, or None if the table has no row for it."""
     if node.op == "call_module":
-        return _of_module(node, root.get_submodule(str(node.target)))
+        path = str(node.target)
+        return _of_module(node, root.get_submodule(path), path in hooked)
     if node.op == "call_function" and callable(node.target):
         op = OF_FUNCTION.get(node.target)
     elif node.op == "call_method":
@@ -73,7 +76,7 @@ def _name_of(node: Node) -> str:
     return str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
 
 
-def _of_module(node: Node, module: nn.Module) -> Call | None:
+def _of_module(node: Node, module: nn.Module, hooked: bool) -> Call | None:
     for base in type(module).__mro__:
         op = OF_MODULE.get(base)
         if op is not None:
@@ -86,7 +89,7 @@ def _of_module(node: Node, module: nn.Module) -> Call | None:
     arguments["input"] = node.args[0]
     for name in ("weight", "bias"):
         arguments.pop(name, None)
-    return Call(node, op, arguments, module)
+    return Call(node, op, arguments, module, hooked)
 
 
 def computes_as(module: nn.Module, base: type[nn.Module]) -> bool:

@@ -59,16 +59,21 @@ class Edges:
         yield from dict.fromkeys(u for member in self.storage(value) for u in member.users)
 
 
-def find_edges(graph: Graph, root: nn.Module, opaque: frozenset[str] = frozenset()) -> Edges:
+def find_edges(
+    graph: Graph,
+    root: nn.Module,
+    opaque: frozenset[str] = frozenset(),
+    hooked: frozenset[str] = frozenset(),
+) -> Edges:
     """The edges of `graph`, whose modules are those of `root`.
 
-    Calls of the modules named in `opaque` are taken as unknown.
+    Calls of the modules named in `opaque` are taken as unknown; those in `hooked` have hooks.
     """
     calls = {}
     for node in graph.nodes:
         if node.op == "call_module" and node.target in opaque:
             continue
-        call = as_call(node, root)
+        call = as_call(node, root, hooked)
         if call is not None:
             calls[node] = call
     return Edges(graph, calls)

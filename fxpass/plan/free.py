@@ -82,4 +82,4 @@ def pool_fused_with(relu: Call, edges: Edges) -> Call | None:
     pool = edges.calls.get(next(iter(relu.node.users)))
     if pool is None or not pool.op.name.startswith("max_pool"):
         return None
-    return None if pool.arguments["return_indices"] else pool
+    return None if pool.arguments["return_indices"] or pool.hooked or relu.hooked else pool

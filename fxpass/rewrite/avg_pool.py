@@ -19,7 +19,7 @@ def rewrite_avg_pool(context: Context, call: Call) -> Node:
     args += [a["ceil_mode"], a["count_include_pad"]]
     if n > 1:
         args.append(a["divisor_override"])
-    return context.replace(at, context.op(at, call.op.name, args))
+    return context.replace(at, context.op(call, call.op.name, args))
 
 
 def rewrite_adaptive_avg_pool(context: Context, call: Call) -> Node:
@@ -28,4 +28,4 @@ def rewrite_adaptive_avg_pool(context: Context, call: Call) -> Node:
     size = ints(call.arguments["output_size"], n)
     if None in size:
         return at  # a size taken from the input: torch.nn.functional resolves it
-    return context.replace(at, context.op(at, call.op.name, [call.arguments["input"], size]))
+    return context.replace(at, context.op(call, call.op.name, [call.arguments["input"], size]))

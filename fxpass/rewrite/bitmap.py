@@ -16,4 +16,4 @@ from fxpass.rewrite.context import Context
 
 def add_bitmap(context: Context, value: Node) -> None:
     """Gives `value` a bitmap handle."""
-    context.set_handle(value, context.op(value.next, "bitmap", [value]))
+    context.set_handle(value, context.insert(value.next, "bitmap", [value]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,14 @@ from torch.fx.node import map_arg
 
 from fxpass.edges import Call, Edges
 from fxpass.plan import Plan, Recipe
+from fxpass.runtime.hooked import call_hooked
+
+
+@dataclass(frozen=True)
+class _Late:
+    """An attribute of a hooked module, to be read after its pre-hooks have run."""
+
+    name: str
 
 
 class Context:
@@ -57,21 +65,31 @@ class Context:
         if handle is not None:
             self._handles[view] = handle
 
-    def op(self, before: Node, name: str, args: Sequence[Any]) -> Node:
+    def insert(self, before: Node, name: str, args: Sequence[Any]) -> Node:
         """Inserts a call of the operator torch.ops.fxpass.<name>."""
         with self.graph.inserting_before(before):
             return self.graph.call_function(getattr(torch.ops.fxpass, name), tuple(args))
+
+    def op(self, call: Call, name: str, args: Sequence[Any]) -> Node:
+        """Inserts an operator in the place of `call`, with the hooks of its module around it."""
+        if not call.hooked:
+            return self.insert(call.node, name, args)
+        late = {i: a.name for i, a in enumerate(args) if isinstance(a, _Late)}
+        given = [None if isinstance(a, _Late) else a for a in args]
+        with self.graph.inserting_before(call.node):
+            module = self.graph.get_attr(str(call.node.target))
+            return self.graph.call_function(call_hooked, (module, name, late, *given))
 
     def first(self, before: Node, pair: Node) -> Node:
         """Inserts `pair[0]`."""
         with self.graph.inserting_before(before):
             return self.graph.call_function(operator.getitem, (pair, 0))
 
-    def op_with_handle(self, before: Node, name: str, args: Sequence[Any]) -> Node:
-        """Inserts a call of an operator that returns (value, handle); returns the value."""
-        pair = self.op(before, name, args)
-        value = self.first(before, pair)
-        with self.graph.inserting_before(before):
+    def op_with_handle(self, call: Call, name: str, args: Sequence[Any]) -> Node:
+        """Inserts an operator that returns (value, handle); returns the value."""
+        pair = self.op(call, name, args)
+        value = self.first(call.node, pair)
+        with self.graph.inserting_before(call.node):
             self.set_handle(value, self.graph.call_function(operator.getitem, (pair, 1)))
         return value
 
@@ -79,6 +97,8 @@ class Context:
         """A weight or bias of a call: an argument, or read from the module when the op runs."""
         if call.module is None:
             return call.arguments.get(name)
+        if call.hooked:
+            return _Late(name)
         if getattr(call.module, name) is None:
             return None
         with self.graph.inserting_before(call.node):

@@ -22,13 +22,15 @@ def rewrite_conv(context: Context, call: Call) -> Node:
     value, padding = call.arguments["input"], call.arguments["padding"]
     handle = context.handle(value)
     mode = getattr(call.module, "padding_mode", "zeros")
+    if mode != "zeros" and call.hooked:
+        return at  # the hooks enclose two ops
     if mode != "zeros":
         pad = list(call.module._reversed_padding_repeated_twice)  # type: ignore[union-attr]
-        value = context.op_with_handle(at, "pad", [value, handle, pad, mode, None])
+        value = context.op_with_handle(call, "pad", [value, handle, pad, mode, None])
         handle, padding = context.handle(value), 0
     weight, bias = context.parameter(call, "weight"), context.parameter(call, "bias")
     if not isinstance(padding, str):
         padding = ints(padding, n)
     stride, dilation = ints(call.arguments["stride"], n), ints(call.arguments["dilation"], n)
     args = [value, handle, weight, bias, stride, padding, dilation, call.arguments["groups"]]
-    return context.replace(at, context.op(at, call.op.name, args))
+    return context.replace(at, context.op(call, call.op.name, args))

@@ -20,4 +20,4 @@ def rewrite_linear(context: Context, call: Call) -> Node:
     if handle is None:
         return call.node
     args = [value, handle, context.parameter(call, "weight"), context.parameter(call, "bias")]
-    return context.replace(call.node, context.op(call.node, "linear", args))
+    return context.replace(call.node, context.op(call, "linear", args))

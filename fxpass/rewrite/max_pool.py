@@ -21,11 +21,12 @@ def rewrite_max_pool(context: Context, call: Call) -> Node:
     args = [ints(a[name], n) for name in ("kernel_size", "stride", "padding", "dilation")]
     args.append(a["ceil_mode"])
     if a["return_indices"]:
-        return context.replace(at, context.op(at, f"{call.op.name}_with_indices", [a["input"], *args]))
+        pair = context.op(call, f"{call.op.name}_with_indices", [a["input"], *args])
+        return context.replace(at, pair)
     relu = context.call(a["input"])
     if relu is None or context.recipe(relu.node) is not Recipe.CODE:
-        return context.replace(at, context.op(at, call.op.name, [a["input"], *args]))
-    value = context.op(at, f"relu_{call.op.name}", [relu.arguments["input"], *args])
+        return context.replace(at, context.op(call, call.op.name, [a["input"], *args]))
+    value = context.op(call, f"relu_{call.op.name}", [relu.arguments["input"], *args])
     context.replace(at, value)
     context.graph.erase_node(relu.node)
     return value
@@ -39,6 +40,8 @@ def rewrite_adaptive_max_pool(context: Context, call: Call) -> Node:
         return at  # a size taken from the input: torch.nn.functional resolves it
     args = [call.arguments["input"], ints(size, n)]
     if call.arguments["return_indices"]:
-        return context.replace(at, context.op(at, call.op.name, args))
-    pair = context.op(at, call.op.name, args)
+        return context.replace(at, context.op(call, call.op.name, args))
+    if call.hooked:
+        return at  # the hooks see one value, the operator gives two
+    pair = context.op(call, call.op.name, args)
     return context.replace(at, context.first(at, pair))

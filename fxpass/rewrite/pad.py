@@ -16,4 +16,4 @@ def rewrite_pad(context: Context, call: Call) -> Node:
     """Rewrites torch.nn.functional.pad."""
     a = call.arguments
     args = [a["input"], context.handle(a["input"]), list(a["pad"]), a["mode"], a["value"]]
-    return context.replace(call.node, context.op_with_handle(call.node, "pad", args))
+    return context.replace(call.node, context.op_with_handle(call, "pad", args))

@@ -21,5 +21,5 @@ def rewrite_relu(context: Context, call: Call) -> Node:
     if context.recipe(call.node) not in (Recipe.MASK, Recipe.BITMAP):
         return call.node
     name = "relu_" if call.arguments["inplace"] else "relu"
-    value = context.op_with_handle(call.node, name, [call.arguments["input"]])
+    value = context.op_with_handle(call, name, [call.arguments["input"]])
     return context.replace(call.node, value)

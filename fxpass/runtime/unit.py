@@ -19,7 +19,7 @@ from fxpass.capture import ArgPattern, Capture, Loss, OwnForward, UnsupportedArg
 from fxpass.plan import Plan
 from fxpass.runtime.hooks import call_with_hooks
 from fxpass.runtime.program import Program
-from fxpass.runtime.view import own_forward_view
+from fxpass.runtime.view import own_forward_view, run_own_forward
 
 _MOST_PROGRAMS = 16  # of one pattern; the oldest is dropped beyond
 
@@ -54,11 +54,11 @@ class Unit:
         try:
             pattern, values = ArgPattern.split(args, kwargs)
         except UnsupportedArgument:
-            return type(self.module).forward(self._own_view(), *args, **kwargs)
+            return run_own_forward(self._own_view(), args, kwargs)
         found = self.find(pattern)
         if isinstance(found, _Compiled):
             return found.program(values)
-        return type(self.module).forward(found.view, *args, **kwargs)
+        return run_own_forward(found.view, args, kwargs)
 
     def find(self, pattern: ArgPattern) -> _Compiled | _Own:
         """The form that fits the module as it is now, made if there is none."""

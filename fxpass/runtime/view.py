@@ -115,7 +115,7 @@ def _make_class(cls: type) -> type:
         return self._fxpass_wrap(self._fxpass_origin)(*args, **kwargs)
 
     def get(self: Any, name: str) -> Any:
-        value = super(view_class, self).__getattr__(name)  # type: ignore[arg-type,misc]
+        value = super(view_class, self).__getattr__(name)  # type: ignore[arg-type]
         if isinstance(value, nn.Module):
             return self._fxpass_child(name, value)
         return value
