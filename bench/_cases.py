@@ -103,7 +103,7 @@ class Subject:
         images, labels = _models.batch(batch, image, channels=case.channels)
         images = images.to(memory_format=form).requires_grad_(case.input_grad)
         loss: Loss = partial(_models.cross_entropy, labels) if case.classifies else torch.sum
-        compiled = fxpass.compile(eager, example_inputs=(images,))
+        compiled: Any = fxpass.compile(eager, example_inputs=(images,))
         return Subject(case, eager, compiled, images, loss)
 
     def step(self, model: nn.Module) -> Step:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from typing import Any
 
 import torch
 from torch import nn
 
-from fxpass.capture import ArgPattern, Capture, Loss
+from fxpass._preserved import preserved
+from fxpass.capture import ArgPattern, Capture
 from fxpass.edges import find_edges
 from fxpass.errors import TraceError
 from fxpass.plan import Plan, free_plan
 from fxpass.rewrite import rewrite
 from fxpass.runtime.module import CompiledModule, compiled_module
+from fxpass.runtime.report import LossReport, share_line
+from fxpass.runtime.share import uncompiled_share
 from fxpass.runtime.unit import Unit
 
 
@@ -23,12 +25,13 @@ def compile(
 ) -> CompiledModule:
     """A module that trains exactly as `model` does and keeps far fewer bytes for backward.
 
-    Outputs, gradients, buffers and the RNG state are the same to the last bit. The result shares the
-    model's parameters, buffers and submodules; `model` itself is not changed.
+    Outputs, gradients, buffers and the RNG state are the same to the last bit. The result shares
+    the model's parameters, buffers and submodules; `model` itself is not changed.
 
     Args:
         model: the model to train. A part that cannot be traced without loss runs its own Python
-            forward with its children compiled; a warning names it.
+            forward with its children compiled; a warning names it, and with `example_inputs` the
+            share of the saved bytes that stays as it is.
         example_inputs: what the model will be called with, as a tuple. Without them the model is
             traced for tensors in place of its required arguments; another form of call is traced
             when it first comes.
@@ -56,16 +59,21 @@ def compile(
             "fxpass.compile: expected example_inputs to be a tuple of the model's arguments, got "
             f"{_kind(example_inputs)}; for one argument write (x,)"
         )
-    compiled = recompile(model, strict)
+    report = LossReport(model, strict)
+    unit = Unit(model, lower, report)
+    compiled = compiled_module(model, unit, strict)
     pattern = _first_pattern(model, example_inputs)
     if pattern is not None:
-        compiled._unit.find(pattern)
+        with report.together() as lines:
+            unit.find(pattern)
+            if lines and example_inputs is not None:
+                lines.append(_share(compiled, unit, example_inputs))
     return compiled
 
 
 def recompile(model: nn.Module, strict: bool) -> CompiledModule:
     """A CompiledModule that traces when it is first called: what deepcopy and pickle make."""
-    return compiled_module(model, Unit(model, lower, _refuse if strict else _warn), strict)
+    return compiled_module(model, Unit(model, lower, LossReport(model, strict)), strict)
 
 
 def lower(capture: Capture) -> Plan:
@@ -84,25 +92,27 @@ def _first_pattern(model: nn.Module, example_inputs: tuple[Any, ...] | None) -> 
         if any(p.kind in (p.VAR_POSITIONAL, p.KEYWORD_ONLY) for p in parameters):
             return None
         required = [p for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+        if any(p.annotation in _NO_TENSORS for p in required):
+            return None
         example_inputs = tuple(torch.empty(0) for _ in required)
     return ArgPattern.of(example_inputs, {})
+
+
+_NO_TENSORS = (bool, int, float, str, "bool", "int", "float", "str")
 
 
 def _kind(value: object) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
-def _describe(module: nn.Module, losses: list[Loss]) -> str:
-    parts = "; ".join(str(loss) for loss in losses)
-    return (
-        f"fxpass: a trace of {type(module).__name__} would lose something, so these parts run their "
-        f"own forward, with their children compiled: {parts}"
-    )
-
-
-def _warn(module: nn.Module, losses: list[Loss]) -> None:
-    warnings.warn(_describe(module, losses), stacklevel=2)
-
-
-def _refuse(module: nn.Module, losses: list[Loss]) -> None:
-    raise TraceError(_describe(module, losses))
+def _share(compiled: CompiledModule, unit: Unit, example_inputs: tuple[Any, ...]) -> str:
+    """How much stays uncompiled: a call of the compiled model finds the parts, then eager runs."""
+    try:
+        with preserved(compiled.original, example_inputs), torch.enable_grad():
+            compiled(*example_inputs)
+        lossy = set(unit.own_forwards())
+        return share_line(uncompiled_share(compiled.original, lossy, example_inputs))
+    except TraceError:
+        raise
+    except Exception as error:
+        return f"what share of the saved bytes that is, nobody knows: the model raised {error!r}"

@@ -113,7 +113,8 @@ def _pair(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[nn.Module, nn.Modu
 
     if isinstance(model, CompiledModule):
         return model.original, model
-    return model, compile(model, example_inputs=inputs)
+    compiled: Any = compile(model, example_inputs=inputs)
+    return model, compiled
 
 
 def _in_detail(

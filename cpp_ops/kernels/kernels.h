@@ -65,16 +65,16 @@ struct Kernels {
 
   // ---- 2-d max pooling, F32 and F64; the window has at most 255 positions ----
 
-  // Outputs [begin, end) of the flat output (NCHW: plane, oh, ow; NHWC: image, oh, ow, channel) with
-  // their codes. Code = 1 + (kh * kernel_w + kw) of the maximum as ATen chooses it (the first of
-  // equals; a NaN wins, the last NaN of all); with fused_relu 0 where !(max > 0) and max is no NaN.
-  // codes[0] belongs to output `begin`; out and x point at the whole tensors.
+  // Outputs [begin, end) of the flat output (NCHW: plane, oh, ow; NHWC: image, oh, ow, channel)
+  // with their codes. Code = 1 + (kh * kernel_w + kw) of the maximum as ATen chooses it (the first
+  // of equals; a NaN wins, the last NaN of all); with fused_relu 0 where !(max > 0) and max is no
+  // NaN. codes[0] belongs to output `begin`; out and x point at the whole tensors.
   void (*max_pool2d_nchw)(DType, const Pool2d&, const void* x, void* out, std::uint8_t* codes,
                           std::int64_t begin, std::int64_t end);
   void (*max_pool2d_nhwc)(DType, const Pool2d&, const void* x, void* out, std::uint8_t* codes,
                           std::int64_t begin, std::int64_t end);
-  // Gradient of one whole plane (NCHW) or image (NHWC): grad_in is written completely. Contributions
-  // are added, to a +0.0 start, in order of increasing (oh, ow), as ATen does.
+  // Gradient of one whole plane (NCHW) or image (NHWC): grad_in is written completely.
+  // Contributions are added, to a +0.0 start, in order of increasing (oh, ow), as ATen does.
   void (*max_pool2d_nchw_backward)(DType, const Pool2d&, const void* grad_out,
                                    const std::uint8_t* codes, void* grad_in);
   void (*max_pool2d_nhwc_backward)(DType, const Pool2d&, const void* grad_out,

@@ -162,7 +162,8 @@ struct CodeGroup {
   // Shifts the plane to the top of each byte (what crosses into a neighbour's low bits is ignored).
   std::uint64_t plane(int p) const {
     const __m128i up = _mm_cvtsi32_si128(7 - p);
-    const auto low_bits = static_cast<std::uint32_t>(_mm256_movemask_epi8(_mm256_sll_epi16(low, up)));
+    const auto low_bits =
+        static_cast<std::uint32_t>(_mm256_movemask_epi8(_mm256_sll_epi16(low, up)));
     const auto high_bits =
         static_cast<std::uint32_t>(_mm256_movemask_epi8(_mm256_sll_epi16(high, up)));
     return low_bits | std::uint64_t{high_bits} << 32;
@@ -170,17 +171,17 @@ struct CodeGroup {
   void add_plane(int p, std::uint64_t word) {
     const __m256i one = _mm256_set1_epi8(static_cast<char>(1 << p));
     low = _mm256_or_si256(low, _mm256_and_si256(spread(static_cast<std::uint32_t>(word)), one));
-    high = _mm256_or_si256(high, _mm256_and_si256(spread(static_cast<std::uint32_t>(word >> 32)), one));
+    high = _mm256_or_si256(high,
+                           _mm256_and_si256(spread(static_cast<std::uint32_t>(word >> 32)), one));
   }
 
  private:
   // Every byte becomes all ones or all zeros after one of the 32 bits.
   static __m256i spread(std::uint32_t bits) {
-    const __m256i byte_of = _mm256_set_epi64x(0x0303030303030303, 0x0202020202020202,
-                                              0x0101010101010101, 0);
+    const __m256i byte_of =
+        _mm256_set_epi64x(0x0303030303030303, 0x0202020202020202, 0x0101010101010101, 0);
     const __m256i bit_of = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201u));
-    const __m256i bytes =
-        _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int>(bits)), byte_of);
+    const __m256i bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int>(bits)), byte_of);
     return _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit_of), bit_of);
   }
 };

@@ -76,9 +76,7 @@ struct Lanes<std::uint32_t> {
   static Mask equal(V a, V b) { return vceqq_u32(a, b); }
   static Mask nonzero(V v) { return vtstq_u32(v, v); }
   static std::uint64_t bits(Mask m) { return vaddvq_u32(vandq_u32(m, lane_bits())); }
-  static Mask mask(std::uint64_t bits) {
-    return vtstq_u32(set(static_cast<B>(bits)), lane_bits());
-  }
+  static Mask mask(std::uint64_t bits) { return vtstq_u32(set(static_cast<B>(bits)), lane_bits()); }
   static V keep(V v, Mask m) { return vandq_u32(v, m); }
 
   static constexpr auto kCompress = compress_table<4, 4>();
@@ -118,9 +116,7 @@ struct Lanes<std::uint16_t> {
   static Mask equal(V a, V b) { return vceqq_u16(a, b); }
   static Mask nonzero(V v) { return vtstq_u16(v, v); }
   static std::uint64_t bits(Mask m) { return vaddvq_u16(vandq_u16(m, lane_bits())); }
-  static Mask mask(std::uint64_t bits) {
-    return vtstq_u16(set(static_cast<B>(bits)), lane_bits());
-  }
+  static Mask mask(std::uint64_t bits) { return vtstq_u16(set(static_cast<B>(bits)), lane_bits()); }
   static V keep(V v, Mask m) { return vandq_u16(v, m); }
 
   static constexpr auto kCompress = compress_table<8, 2>();
@@ -162,8 +158,7 @@ struct CodeGroup {
   void add_plane(int p, std::uint64_t word) {
     const uint8x16_t one = vdupq_n_u8(static_cast<std::uint8_t>(1 << p));
     const uint8x16_t bytes = vreinterpretq_u8_u64(vdupq_n_u64(word));
-    const uint8x16_t byte_of =
-        vcombine_u8(vcreate_u8(0), vcreate_u8(0x0101010101010101));
+    const uint8x16_t byte_of = vcombine_u8(vcreate_u8(0), vcreate_u8(0x0101010101010101));
     for (int i = 0; i < 4; ++i) {
       const auto first_byte = vdupq_n_u8(static_cast<std::uint8_t>(2 * i));
       const uint8x16_t spread = vqtbl1q_u8(bytes, vaddq_u8(byte_of, first_byte));

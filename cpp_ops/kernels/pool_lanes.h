@@ -3,15 +3,13 @@
 // FloatLanes<T> is a vector of kCount values of type T (float or double):
 //   V, Mask, Codes              values; one truth value a lane; one code a lane
 //   load, store, set            any alignment; one value in every lane
-//   load_lanes(p, low, high)    lanes low <= i < high from p[i], zero in the others; nothing else is
-//   store_n(p, v, n)            touched; the first n lanes
-//   relu(v)                     NaN and -0.0 stay
-//   better(v, best)             v > best, or v is NaN -> Mask
-//   passes(v)                   not v <= 0 -> Mask
-//   choose(mask, a, b)          a where the mask is set; of V and of Codes
-//   codes(c), load_codes, load_codes_lanes, store_codes, store_codes_n, equal -> Mask
-//   add_where(sum, v, mask)     sum + v where the mask is set; of two NaNs the sum's payload stays
-//   deinterleave(a, b, even, odd), interleave(even, odd, a, b)
+//   load_lanes(p, low, high)    lanes low <= i < high from p[i], zero in the others; nothing else
+//   is store_n(p, v, n)            touched; the first n lanes relu(v)                     NaN and
+//   -0.0 stay better(v, best)             v > best, or v is NaN -> Mask passes(v) not v <= 0 ->
+//   Mask choose(mask, a, b)          a where the mask is set; of V and of Codes codes(c),
+//   load_codes, load_codes_lanes, store_codes, store_codes_n, equal -> Mask add_where(sum, v, mask)
+//   sum + v where the mask is set; of two NaNs the sum's payload stays deinterleave(a, b, even,
+//   odd), interleave(even, odd, a, b)
 #pragma once
 
 #if defined(__AVX512F__)

@@ -60,7 +60,8 @@ struct FloatLanes<float> {
   static Mask equal(Codes a, Codes b) { return _mm_cmpeq_epi8_mask(a, b); }
 
   static void deinterleave(V a, V b, V& even, V& odd) {
-    const __m512i index = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    const __m512i index =
+        _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
     even = _mm512_permutex2var_ps(a, index, b);
     odd = _mm512_permutex2var_ps(a, _mm512_add_epi32(index, _mm512_set1_epi32(1)), b);
   }

@@ -60,8 +60,8 @@ struct FloatLanes<float> {
   static void store_codes(std::uint8_t* p, Codes c) { store_codes_n(p, c, kCount); }
   static void store_codes_n(std::uint8_t* p, Codes c, int n) {
     const uint16x4_t halves = vmovn_u32(c);
-    const std::uint64_t bytes = vget_lane_u64(
-        vreinterpret_u64_u8(vmovn_u16(vcombine_u16(halves, halves))), 0);
+    const std::uint64_t bytes =
+        vget_lane_u64(vreinterpret_u64_u8(vmovn_u16(vcombine_u16(halves, halves))), 0);
     std::memcpy(p, &bytes, static_cast<std::size_t>(n));
   }
   static Codes choose(Mask m, Codes a, Codes b) { return vbslq_u32(m, a, b); }

@@ -53,8 +53,7 @@ void pixels(const Pool2d& p, const typename L::T* x, typename L::T* out, std::ui
     const std::int64_t start = global_pixel * p.channels;
     const std::int64_t global_row = global_pixel / p.out_w;
     const Range channels{i - start, least(end - start, p.channels)};
-    const typename L::T* const image =
-        x + global_row / p.out_h * p.in_h * p.in_w * p.channels;
+    const typename L::T* const image = x + global_row / p.out_h * p.in_h * p.in_w * p.channels;
     pixel<L, kRelu>(p, image, global_row % p.out_h, global_pixel % p.out_w, channels, out + i,
                     codes + (i - begin));
     i = start + channels.end;
@@ -82,8 +81,7 @@ void backward(const Pool2d& p, const typename L::T* grad_out, const std::uint8_t
         typename L::V sum = L::set(0);
         for (int r = 0; r < row_count; ++r) {
           for (int k = 0; k < column_count; ++k) {
-            const std::int64_t at =
-                (rows[r].out * p.out_w + columns[k].out) * p.channels + c;
+            const std::int64_t at = (rows[r].out * p.out_w + columns[k].out) * p.channels + c;
             const auto code = L::codes(static_cast<int>(1 + rows[r].k * p.kernel_w + columns[k].k));
             const auto found = left >= L::kCount
                                    ? L::load_codes(codes + at)

@@ -88,8 +88,7 @@ void scatter(const Pool2d& p, const T* grad_out, const std::uint8_t* codes, T* g
     for (std::int64_t ow = 0; ow < p.out_w; ++ow) {
       const std::int64_t iw0 = ow * p.stride_w - p.pad_w;
       const std::int64_t first = (ih0 * p.in_w + iw0) * p.channels;
-      const bool inside =
-          ih0 >= 0 && ih0 + reach_h < p.in_h && iw0 >= 0 && iw0 + reach_w < p.in_w;
+      const bool inside = ih0 >= 0 && ih0 + reach_h < p.in_h && iw0 >= 0 && iw0 + reach_w < p.in_w;
       for (std::int64_t c = 0; c < p.channels; ++c) {
         const std::uint8_t code = *codes++;
         std::int64_t offset = offsets[code];

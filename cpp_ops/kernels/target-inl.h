@@ -28,8 +28,7 @@ Kernels make_table(const char* name) {
              void* values) {
             by_bits(dtype, [&](auto zero) {
               using B = decltype(zero);
-              gather<Lanes<B>>(dtype, static_cast<const B*>(src), bits, n,
-                               static_cast<B*>(values));
+              gather<Lanes<B>>(dtype, static_cast<const B*>(src), bits, n, static_cast<B*>(values));
             });
           },
       .bitmap_pack =
@@ -45,8 +44,7 @@ Kernels make_table(const char* name) {
              void* dst) {
             by_bits(dtype, [&](auto zero) {
               using B = decltype(zero);
-              unpack<Lanes<B>>(dtype, bits, n, static_cast<const B*>(values),
-                               static_cast<B*>(dst));
+              unpack<Lanes<B>>(dtype, bits, n, static_cast<const B*>(values), static_cast<B*>(dst));
             });
           },
       .relu_mask =
@@ -72,8 +70,8 @@ Kernels make_table(const char* name) {
              std::int64_t begin, std::int64_t end) {
             by_float(dtype, [&](auto zero) {
               using T = decltype(zero);
-              nchw::forward<FloatLanes<T>>(p, static_cast<const T*>(x), static_cast<T*>(out),
-                                           codes, begin, end);
+              nchw::forward<FloatLanes<T>>(p, static_cast<const T*>(x), static_cast<T*>(out), codes,
+                                           begin, end);
             });
           },
       .max_pool2d_nhwc =
@@ -81,8 +79,8 @@ Kernels make_table(const char* name) {
              std::int64_t begin, std::int64_t end) {
             by_float(dtype, [&](auto zero) {
               using T = decltype(zero);
-              nhwc::forward<FloatLanes<T>>(p, static_cast<const T*>(x), static_cast<T*>(out),
-                                           codes, begin, end);
+              nhwc::forward<FloatLanes<T>>(p, static_cast<const T*>(x), static_cast<T*>(out), codes,
+                                           begin, end);
             });
           },
       .max_pool2d_nchw_backward =

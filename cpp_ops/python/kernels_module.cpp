@@ -42,14 +42,14 @@ const Kernels& get(const std::string& target) {
 using Forward = decltype(Kernels::max_pool2d_nchw);
 using Backward = decltype(Kernels::max_pool2d_nchw_backward);
 
-template <Forward Kernels::* kMember>
+template <Forward Kernels::*kMember>
 void forward(const Kernels& k, DType dtype, const Pool2d& pool, Address x, Address out,
              Address codes, std::int64_t begin, std::int64_t end) {
   (k.*kMember)(dtype, pool, at<void>(x), at<void>(out), at<std::uint8_t>(codes), begin, end);
 }
 
 // All images (NCHW: planes) of a tensor, one after the other.
-template <Backward Kernels::* kMember>
+template <Backward Kernels::*kMember>
 void backward(const Kernels& k, DType dtype, const Pool2d& pool, Address grad_out, Address codes,
               Address grad_in, std::int64_t images) {
   const std::int64_t outputs = pool.out_h * pool.out_w * pool.channels;
@@ -73,52 +73,60 @@ void bind_pools(py::class_<Kernels>& cls) {
 void bind_kernels(py::class_<Kernels>& cls) {
   const auto unlocked = py::call_guard<py::gil_scoped_release>();
   cls.def_readonly("name", &Kernels::name)
-      .def("bitmap_mark",
-           [](const Kernels& k, DType dtype, Address src, std::int64_t n, Address bits) {
-             return k.bitmap_mark(dtype, at<void>(src), n, at<std::uint64_t>(bits));
-           },
-           unlocked)
-      .def("bitmap_gather",
-           [](const Kernels& k, DType dtype, Address src, Address bits, std::int64_t n,
-              Address values) {
-             k.bitmap_gather(dtype, at<void>(src), at<std::uint64_t>(bits), n, at<void>(values));
-           },
-           unlocked)
-      .def("bitmap_pack",
-           [](const Kernels& k, DType dtype, Address src, std::int64_t n, Address bits,
-              Address values) {
-             return k.bitmap_pack(dtype, at<void>(src), n, at<std::uint64_t>(bits),
-                                  at<void>(values));
-           },
-           unlocked)
-      .def("bitmap_unpack",
-           [](const Kernels& k, DType dtype, Address bits, std::int64_t n, Address values,
-              Address dst) {
-             k.bitmap_unpack(dtype, at<std::uint64_t>(bits), n, at<void>(values), at<void>(dst));
-           },
-           unlocked)
-      .def("relu_mask",
-           [](const Kernels& k, DType dtype, Address x, Address y, std::int64_t n, Address mask) {
-             return k.relu_mask(dtype, at<void>(x), at<void>(y), n, at<std::uint64_t>(mask));
-           },
-           unlocked)
-      .def("select",
-           [](const Kernels& k, DType dtype, Address grad, Address mask, std::int64_t n,
-              Address out) {
-             k.select(dtype, at<void>(grad), at<std::uint64_t>(mask), n, at<void>(out));
-           },
-           unlocked)
-      .def("codes_pack",
-           [](const Kernels& k, Address codes, std::int64_t n, int width, Address words) {
-             k.codes_pack(at<std::uint8_t>(codes), n, width, at<std::uint64_t>(words));
-           },
-           unlocked)
-      .def("codes_unpack",
-           [](const Kernels& k, Address words, std::int64_t begin, std::int64_t n, int width,
-              Address codes) {
-             k.codes_unpack(at<std::uint64_t>(words), begin, n, width, at<std::uint8_t>(codes));
-           },
-           unlocked);
+      .def(
+          "bitmap_mark",
+          [](const Kernels& k, DType dtype, Address src, std::int64_t n, Address bits) {
+            return k.bitmap_mark(dtype, at<void>(src), n, at<std::uint64_t>(bits));
+          },
+          unlocked)
+      .def(
+          "bitmap_gather",
+          [](const Kernels& k, DType dtype, Address src, Address bits, std::int64_t n,
+             Address values) {
+            k.bitmap_gather(dtype, at<void>(src), at<std::uint64_t>(bits), n, at<void>(values));
+          },
+          unlocked)
+      .def(
+          "bitmap_pack",
+          [](const Kernels& k, DType dtype, Address src, std::int64_t n, Address bits,
+             Address values) {
+            return k.bitmap_pack(dtype, at<void>(src), n, at<std::uint64_t>(bits),
+                                 at<void>(values));
+          },
+          unlocked)
+      .def(
+          "bitmap_unpack",
+          [](const Kernels& k, DType dtype, Address bits, std::int64_t n, Address values,
+             Address dst) {
+            k.bitmap_unpack(dtype, at<std::uint64_t>(bits), n, at<void>(values), at<void>(dst));
+          },
+          unlocked)
+      .def(
+          "relu_mask",
+          [](const Kernels& k, DType dtype, Address x, Address y, std::int64_t n, Address mask) {
+            return k.relu_mask(dtype, at<void>(x), at<void>(y), n, at<std::uint64_t>(mask));
+          },
+          unlocked)
+      .def(
+          "select",
+          [](const Kernels& k, DType dtype, Address grad, Address mask, std::int64_t n,
+             Address out) {
+            k.select(dtype, at<void>(grad), at<std::uint64_t>(mask), n, at<void>(out));
+          },
+          unlocked)
+      .def(
+          "codes_pack",
+          [](const Kernels& k, Address codes, std::int64_t n, int width, Address words) {
+            k.codes_pack(at<std::uint8_t>(codes), n, width, at<std::uint64_t>(words));
+          },
+          unlocked)
+      .def(
+          "codes_unpack",
+          [](const Kernels& k, Address words, std::int64_t begin, std::int64_t n, int width,
+             Address codes) {
+            k.codes_unpack(at<std::uint64_t>(words), begin, n, width, at<std::uint8_t>(codes));
+          },
+          unlocked);
 }
 
 }  // namespace
@@ -137,10 +145,9 @@ PYBIND11_MODULE(_kernels, m) {
                        std::vector<std::int64_t> out, std::vector<std::int64_t> kernel,
                        std::vector<std::int64_t> stride, std::vector<std::int64_t> pad,
                        std::vector<std::int64_t> dilation, bool fused_relu) {
-             return Pool2d{channels,        in.at(0),     in.at(1),  out.at(0),
-                           out.at(1),       kernel.at(0), kernel.at(1), stride.at(0),
-                           stride.at(1),    pad.at(0),    pad.at(1), dilation.at(0),
-                           dilation.at(1),  fused_relu};
+             return Pool2d{channels,     in.at(0),       in.at(1),       out.at(0),    out.at(1),
+                           kernel.at(0), kernel.at(1),   stride.at(0),   stride.at(1), pad.at(0),
+                           pad.at(1),    dilation.at(0), dilation.at(1), fused_relu};
            }),
            py::kw_only(), py::arg("channels"), py::arg("input"), py::arg("output"),
            py::arg("kernel"), py::arg("stride"), py::arg("pad"), py::arg("dilation"),
@@ -153,6 +160,7 @@ PYBIND11_MODULE(_kernels, m) {
   m.def("targets", &targets, "The targets this CPU runs, slowest first.");
   m.def("get", &get, py::arg("target"), py::return_value_policy::reference,
         "The kernels of one target; ValueError where this CPU cannot run it.");
-  m.def("default_target", [] { return std::string(fxpass::kernels::kernels().name); },
-        "The target fxpass uses: the best one, or the one FXPASS_TARGET names.");
+  m.def(
+      "default_target", [] { return std::string(fxpass::kernels::kernels().name); },
+      "The target fxpass uses: the best one, or the one FXPASS_TARGET names.");
 }

@@ -1,8 +1,10 @@
 // Every target's max pools against a plain loop over windows, both layouts, forward and backward.
 #include <doctest/doctest.h>
 
-#include <cmath>
+#include <algorithm>
 #include <limits>
+#include <sstream>
+#include <string>
 
 #include "kernels_support.h"
 
@@ -58,6 +60,17 @@ Shape random_shape(std::mt19937_64& random) {
   return s;
 }
 
+std::string describe(const Shape& s) {
+  const Pool2d& p = s.pool;
+  std::ostringstream text;
+  text << (s.channels_last ? "NHWC" : "NCHW") << (p.fused_relu ? " fused" : "") << ", images "
+       << s.images << ", channels " << p.channels << ", in " << p.in_h << "x" << p.in_w << ", out "
+       << p.out_h << "x" << p.out_w << ", kernel " << p.kernel_h << "x" << p.kernel_w << ", stride "
+       << p.stride_h << "x" << p.stride_w << ", pad " << p.pad_h << "x" << p.pad_w << ", dilation "
+       << p.dilation_h << "x" << p.dilation_w;
+  return text.str();
+}
+
 template <typename T>
 DType dtype_of() {
   return sizeof(T) == 8 ? DType::F64 : DType::F32;
@@ -72,7 +85,8 @@ void fill_input(Buffer& x, std::mt19937_64& random) {
   for (std::int64_t i = 0; i < x.size() / std::int64_t{sizeof(T)}; ++i) {
     x.as<T>()[i] = static_cast<T>(static_cast<int>(random() % 9) - 4);
     if (all_low) x.as<T>()[i] = -std::numeric_limits<T>::infinity();
-    if (difficult && random() % 4 == 0) put(x.data(), sizeof(T), i, special[random() % special.size()]);
+    if (difficult && random() % 4 == 0)
+      put(x.data(), sizeof(T), i, special[random() % special.size()]);
   }
 }
 
@@ -152,17 +166,19 @@ void check_forward(const Kernels& k, const Shape& s, const Buffer& x, std::mt199
   Buffer out(n * std::int64_t{sizeof(T)});
   // Ranges as threads would take them; codes[0] belongs to each range's first output.
   for (std::int64_t begin = 0; begin < n;) {
-    const std::int64_t end =
-        std::min<std::int64_t>(n, begin + 1 + static_cast<std::int64_t>(random() % std::uint64_t(n)));
+    const std::int64_t end = std::min<std::int64_t>(
+        n, begin + 1 + static_cast<std::int64_t>(random() % std::uint64_t(n)));
     Buffer codes(end - begin);
     forward(dtype_of<T>(), s.pool, x.data(), out.data(), codes.data(), begin, end);
-    for (std::int64_t i = begin; i < end; ++i) {
+    std::int64_t wrong = -1;
+    for (std::int64_t i = begin; i < end && wrong < 0; ++i) {
       T expected;
       std::uint8_t code;
       expect_output(s, x.as<T>(), i, &expected, &code);
-      REQUIRE(std::memcmp(&out.as<T>()[i], &expected, sizeof(T)) == 0);
-      REQUIRE(int(codes.data()[i - begin]) == int(code));
+      const bool same = std::memcmp(&out.as<T>()[i], &expected, sizeof(T)) == 0;
+      if (!same || codes.data()[i - begin] != code) wrong = i;
     }
+    REQUIRE(wrong == -1);  // else the first output that differs
     REQUIRE(codes.intact());
     begin = end;
   }
@@ -173,8 +189,7 @@ template <typename T>
 void check_backward(const Kernels& k, const Shape& s, const Buffer& x, bool foreign_codes,
                     std::mt19937_64& random) {
   const Pool2d& p = s.pool;
-  const auto backward =
-      s.channels_last ? k.max_pool2d_nhwc_backward : k.max_pool2d_nchw_backward;
+  const auto backward = s.channels_last ? k.max_pool2d_nhwc_backward : k.max_pool2d_nchw_backward;
   const std::int64_t n = s.outputs() / std::max<std::int64_t>(s.images, 1);
   for (std::int64_t image = 0; image < s.images; ++image) {
     Buffer codes(n);
@@ -206,13 +221,10 @@ void check_random_pools(int count) {
   std::mt19937_64 random(sizeof(T));
   for (int i = 0; i < count; ++i) {
     const Shape s = random_shape(random);
-    const Pool2d& p = s.pool;
     Buffer x(s.inputs() * std::int64_t{sizeof(T)});
     fill_input<T>(x, random);
     for (const Kernels* k : targets()) {
-      INFO("k ", k->name, " ", "i ", i, " ", "channels_last ", s.channels_last, " ", "fused_relu ", p.fused_relu, " ", "images ", s.images, " ", "channels ", p.channels);
-      INFO("in_h ", p.in_h, " ", "out_h ", p.out_h, " ", "kernel_h ", p.kernel_h, " ", "stride_h ", p.stride_h, " ", "pad_h ", p.pad_h, " ", "dilation_h ", p.dilation_h);
-      INFO("in_w ", p.in_w, " ", "out_w ", p.out_w, " ", "kernel_w ", p.kernel_w, " ", "stride_w ", p.stride_w, " ", "pad_w ", p.pad_w, " ", "dilation_w ", p.dilation_w);
+      INFO(k->name, ", example ", i, ": ", describe(s));
       check_forward<T>(*k, s, x, random);
       check_backward<T>(*k, s, x, i % 4 == 0, random);
     }

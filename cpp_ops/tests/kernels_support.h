@@ -96,10 +96,11 @@ struct Layout {
   std::vector<std::uint64_t> special() const {
     const std::uint64_t quiet = inf() | std::uint64_t{1} << (mantissa - 1);
     const std::uint64_t one = (inf() >> 1) & inf();
-    std::vector<std::uint64_t> values = {0,       1,        (std::uint64_t{1} << mantissa) - 1,
-                                         inf(),   inf() - 1, inf() + 1,  // the last a signalling NaN
-                                         inf() | 5, quiet,    quiet | 3,
-                                         sign() - 1, one};
+    std::vector<std::uint64_t> values = {
+        0,          1,         (std::uint64_t{1} << mantissa) - 1,
+        inf(),      inf() - 1, inf() + 1,  // the last a signalling NaN
+        inf() | 5,  quiet,     quiet | 3,
+        sign() - 1, one};
     for (std::size_t i = 0, n = values.size(); i < n; ++i) values.push_back(values[i] | sign());
     return values;
   }

@@ -33,7 +33,7 @@ bool same_words(const Buffer& buffer, const std::vector<std::uint64_t>& expected
 
 void check_bitmap(const Kernels& k, DType dtype, std::int64_t n, std::int64_t gap, double density,
                   std::mt19937_64& random) {
-  INFO("name ", k.name, " ", "dtype ", int(dtype), " ", "n ", n, " ", "gap ", gap, " ", "density ", density);
+  INFO(k.name, ": ", "dtype ", int(dtype), " n ", n, " gap ", gap, " density ", density);
   const int bytes = element_size(dtype);
   Buffer src(n * bytes, gap * bytes);
   fill(src, dtype, density, random);
@@ -78,7 +78,7 @@ void check_bitmap(const Kernels& k, DType dtype, std::int64_t n, std::int64_t ga
 
 void check_relu(const Kernels& k, DType dtype, std::int64_t n, std::int64_t gap, bool in_place,
                 std::mt19937_64& random) {
-  INFO("name ", k.name, " ", "dtype ", int(dtype), " ", "n ", n, " ", "gap ", gap, " ", "in_place ", in_place);
+  INFO(k.name, ": ", "dtype ", int(dtype), " n ", n, " gap ", gap, " in_place ", in_place);
   const int bytes = element_size(dtype);
   const Layout format = layout(dtype);
   Buffer x(n * bytes, gap * bytes);
@@ -134,8 +134,8 @@ TEST_CASE("bitmaps and ReLU: outputs large enough to be written past the caches"
     for (const DType dtype : kDTypes) {
       const std::int64_t n = (std::int64_t{8} << 20) / element_size(dtype);
       const std::int64_t lanes = 64 / element_size(dtype);
-      check_bitmap(*k, dtype, n + lanes, 0, 0.5, random);      // aligned
-      check_bitmap(*k, dtype, n + lanes + 37, 0, 0.9, random);  // not aligned
+      check_bitmap(*k, dtype, n + lanes, 0, 0.5, random);                // aligned
+      check_bitmap(*k, dtype, n + lanes + 37, 0, 0.9, random);           // not aligned
       check_bitmap(*k, dtype, n + 37, lanes - 37 % lanes, 0.1, random);  // aligned, a remainder
       check_relu(*k, dtype, n + lanes, 0, false, random);
       check_relu(*k, dtype, n + 37, lanes - 37 % lanes, false, random);
@@ -149,7 +149,7 @@ TEST_CASE("a mask of its own: gather and unpack follow the bits, not the values"
     for (const DType dtype : kDTypes) {
       const int bytes = element_size(dtype);
       for (std::int64_t n : {1, 63, 64, 65, 300, 1000}) {
-        INFO("k ", k->name, " ", "dtype ", int(dtype), " ", "n ", n);
+        INFO(k->name, ": ", "dtype ", int(dtype), " n ", n);
         Buffer src(n * bytes);
         fill(src, dtype, 0.5, random);
         // Bits past the last element, as a damaged payload may have them, are no elements.
@@ -161,10 +161,12 @@ TEST_CASE("a mask of its own: gather and unpack follow the bits, not the values"
         k->bitmap_gather(dtype, src.data(), bits.data(), n, values.data());
         Buffer back(n * bytes);
         k->bitmap_unpack(dtype, bits.data(), n, values.data(), back.data());
+        bool same = true;
         for (std::int64_t i = 0; i < n; ++i) {
           const auto expected = bit(bits.data(), i) ? get(src.data(), bytes, i) : 0;
-          REQUIRE(get(back.data(), bytes, i) == expected);
+          same &= get(back.data(), bytes, i) == expected;
         }
+        REQUIRE(same);
         REQUIRE(values.intact());
       }
     }
@@ -192,7 +194,7 @@ TEST_CASE("ReLU says whether a -0.0 is left, wherever it is") {
         Buffer x(n * bytes);
         Buffer mask(words_for(n) * 8);
         for (std::int64_t at = -1; at < n; ++at) {
-          INFO("k ", k->name, " ", "dtype ", int(dtype), " ", "n ", n, " ", "at ", at);
+          INFO(k->name, ": ", "dtype ", int(dtype), " n ", n, " at ", at);
           std::memset(x.data(), 0, static_cast<std::size_t>(x.size()));
           if (at >= 0) put(x.data(), bytes, at, layout(dtype).sign());
           REQUIRE(k->relu_mask(dtype, x.data(), x.data(), n, mask.as<std::uint64_t>()) ==
@@ -208,7 +210,7 @@ TEST_CASE("codes: every width, remainder and begin") {
   for (const Kernels* k : targets()) {
     for (int width = 1; width <= 8; ++width) {
       for (std::int64_t n = 0; n <= 200; ++n) {
-        INFO("k ", k->name, " ", "width ", width, " ", "n ", n);
+        INFO(k->name, ": ", "width ", width, " n ", n);
         Buffer codes(n);
         for (std::int64_t i = 0; i < n; ++i) {
           codes.data()[i] = static_cast<std::uint8_t>(random());  // bits above width are dropped
@@ -216,22 +218,25 @@ TEST_CASE("codes: every width, remainder and begin") {
         Buffer words(words_for(n) * width * 8);
         k->codes_pack(codes.data(), n, width, words.as<std::uint64_t>());
         REQUIRE(words.intact());
+        bool same = true;
         for (std::int64_t g = 0; g < words_for(n); ++g) {
           for (int plane = 0; plane < width; ++plane) {
             std::uint64_t expected = 0;
             for (std::int64_t i = 0; i < 64 && g * 64 + i < n; ++i) {
               expected |= std::uint64_t(codes.data()[g * 64 + i] >> plane & 1) << i;
             }
-            REQUIRE(words.as<std::uint64_t>()[g * width + plane] == expected);
+            same &= words.as<std::uint64_t>()[g * width + plane] == expected;
           }
         }
         const std::int64_t begin = static_cast<std::int64_t>(random() % std::uint64_t(n + 1));
-        const std::int64_t count = static_cast<std::int64_t>(random() % std::uint64_t(n - begin + 1));
+        const std::int64_t count =
+            static_cast<std::int64_t>(random() % std::uint64_t(n - begin + 1));
         Buffer part(count, n % 5);
         k->codes_unpack(words.as<std::uint64_t>(), begin, count, width, part.data());
         for (std::int64_t i = 0; i < count; ++i) {
-          REQUIRE(part.data()[i] == (codes.data()[begin + i] & ((1 << width) - 1)));
+          same &= part.data()[i] == (codes.data()[begin + i] & ((1 << width) - 1));
         }
+        REQUIRE(same);
         REQUIRE(part.intact());
       }
     }

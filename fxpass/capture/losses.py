@@ -72,8 +72,17 @@ def is_fxpass_or_torch(filename: str) -> bool:
 def is_user_code(filename: str) -> bool:
     """Whether a source file is neither torch's, nor ours, nor the standard library's."""
     if "site-packages" in filename:
-        return not is_fxpass_or_torch(filename)
+        return not is_fxpass_or_torch(filename) and not filename.endswith("typing_extensions.py")
     return not (is_fxpass_or_torch(filename) or filename.startswith((_STDLIB, "<frozen")))
+
+
+def is_importing(frame: FrameType | None) -> bool:
+    """Whether `frame` runs because a module is imported for the first time."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def location_of_frame(frame: FrameType | None) -> str:

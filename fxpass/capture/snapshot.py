@@ -30,8 +30,8 @@ class Snapshot:
         self._rng = _Rng()
         self._grad = torch.is_grad_enabled()
         self._seen: set[int] = set()
-        self._containers: list[tuple[nn.Module | None, str, Any, Any]] = []
-        self._tensors: list[tuple[nn.Module | None, str, Tensor, int]] = []
+        self._containers: list[tuple[nn.Module, str, Any, Any]] = []
+        self._tensors: list[tuple[nn.Module, str, Tensor, int]] = []
         classes: dict[type, nn.Module] = {}
         for module in root.modules():
             self._walk(module, "", module.__dict__, 0)
@@ -45,9 +45,9 @@ class Snapshot:
             for name, value in members.items():
                 self._walk(module, name, value, 1)
 
-    def add_global(self, name: str, value: Any) -> None:
-        """Also watches what a global or closed-over variable holds."""
-        self._walk(None, name, value, 1)
+    def add_global(self, owner: nn.Module, name: str, value: Any) -> None:
+        """Also watches what a global or closed-over variable holds that `owner` uses."""
+        self._walk(owner, name, value, 1)
 
     def difference(self) -> tuple[nn.Module | None, str] | None:
         """The first thing that changed: the module that holds it, and a sentence fragment."""
@@ -81,7 +81,7 @@ class Snapshot:
                 if cls.__dict__.get(name) is not value:
                     setattr(cls, name, value)
 
-    def _walk(self, owner: nn.Module | None, name: str, value: Any, depth: int) -> None:
+    def _walk(self, owner: nn.Module, name: str, value: Any, depth: int) -> None:
         kind = type(value)
         if kind in _PLAIN or isinstance(value, _SHARED) or id(value) in self._seen:
             return

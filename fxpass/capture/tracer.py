@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from fxpass.capture.bytecode import CodeFacts, compares_next_with_none
 from fxpass.capture.guards import Guards
 from fxpass.capture.kinds import Kind, kind_of_function, kind_of_method, kind_of_module
-from fxpass.capture.losses import Stop, location_of_frame
+from fxpass.capture.losses import Stop, is_importing, location_of_frame
 from fxpass.capture.modules import has_global_hooks, has_hooks, is_leaf, is_overridden
 from fxpass.capture.pattern import ArgPattern
 from fxpass.capture.snapshot import Snapshot
@@ -141,9 +141,9 @@ class Tracer(fx.Tracer):
                 self.lose(f"makes a {kind.__name__}", inspect.currentframe())
             members = {f.name: self.create_arg(getattr(a, f.name)) for f in fields(a)}
             return self.create_node("call_function", kind, (), members)
-        if isinstance(a, (dict, list)) or _is_odd_number(a):
-            if isinstance(a, float):
-                return float(a)
+        if isinstance(a, float) and kind.__module__ == "numpy":
+            return float(a)  # numpy.float64, which is a float by another name.
+        if isinstance(a, (dict, list, enum.Enum)) or _is_odd(a):
             self.lose(f"passes on a {kind.__name__}", inspect.currentframe())
         return TracerBase.create_arg(self, a)
 
@@ -256,9 +256,9 @@ class Tracer(fx.Tracer):
                 if type(value) in (bool, int, float, str, type(None)):
                     self.globals_read[id(variables), name] = (variables, value)
                 elif type(value) in (list, dict, set):
-                    self._snapshot.add_global(name, value)
+                    self._snapshot.add_global(self._stack[-1], name, value)
         for name in code.co_freevars:
-            self._snapshot.add_global(name, frame.f_locals.get(name))
+            self._snapshot.add_global(self._stack[-1], name, frame.f_locals.get(name))
 
     def _enter(self, frame: FrameType, facts: CodeFacts) -> None:
         """Stops a function that compares an argument with None when nobody knows whether it is."""
@@ -313,6 +313,8 @@ class _NoUntracedTensors(TorchFunctionMode):
         kwargs = kwargs or {}
         if _has_value(args) or _has_value(kwargs) or func in _HARMLESS:
             return func(*args, **kwargs)
+        if is_importing(inspect.currentframe()):
+            return func(*args, **kwargs)
         name = getattr(func, "__name__", str(func))
         if name == "__get__":
             name = getattr(getattr(func, "__self__", None), "__name__", name)
@@ -339,10 +341,11 @@ def _recording_assignments(tracer: Tracer) -> Iterator[None]:
     original = nn.Module.__setattr__
 
     def assign(module: nn.Module, name: str, value: Any) -> None:
-        if threading.get_ident() != tracer._thread:
+        frame = inspect.currentframe()
+        if threading.get_ident() != tracer._thread or is_importing(frame):
             original(module, name, value)
         elif not _is_in_place(module, name, value, tracer):
-            tracer.lose(f"assigns its attribute '{name}'", inspect.currentframe())
+            tracer.lose(f"assigns its attribute '{name}'", frame)
 
     nn.Module.__setattr__ = assign  # type: ignore[method-assign,assignment]
     try:
@@ -364,7 +367,6 @@ def _is_in_place(module: nn.Module, name: str, value: Any, tracer: Tracer) -> bo
     )
 
 
-def _is_odd_number(a: Any) -> bool:
-    """Whether `a` is a number or string of a subclass, such as numpy.float64."""
-    is_number = isinstance(a, (int, float, str)) and not isinstance(a, enum.Enum)
-    return is_number and type(a) not in (bool, int, float, str)
+def _is_odd(a: Any) -> bool:
+    """Whether generated code cannot spell `a`: a number or string of a subclass."""
+    return isinstance(a, (int, float, str)) and type(a) not in (bool, int, float, str)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import _abc
 import builtins
 import datetime
+import gc
 import inspect
 import logging
 import os
@@ -26,7 +27,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _device, _python_dispatch, checkpoint
 
 from fxpass.capture.bytecode import CodeFacts
-from fxpass.capture.losses import is_fxpass_or_torch, is_user_code
+from fxpass.capture.losses import is_importing, is_user_code
 
 Lose = Callable[[str, FrameType], None]
 
@@ -43,8 +44,9 @@ _PYTHON: dict[CodeType, str] = {
     _function(torch.autograd.forward_ad.dual_level.__enter__): "enters forward-mode AD",
     _function(torch.autocast.__enter__): "enters torch.autocast",
     _function(torch.autograd.graph.saved_tensors_hooks.__enter__): "enters saved_tensors_hooks",
+    # checkpoint(), and all that torch keeps out of its own traces in the same way.
+    checkpoint.checkpoint.__code__: "calls {fn.__module__}.{fn.__name__}",
     _function(checkpoint.checkpoint): "calls torch.utils.checkpoint",
-    _function(checkpoint.checkpoint_sequential): "calls torch.utils.checkpoint",
     _function(torch.autograd.Function.apply): "calls an autograd.Function",
     _function(TorchFunctionMode.__enter__): "enters a TorchFunctionMode",
     _function(_python_dispatch.TorchDispatchMode.__enter__): "enters a TorchDispatchMode",
@@ -123,12 +125,17 @@ class Watch:
         }
 
     def __enter__(self) -> None:
+        # A collection would run callbacks and finalizers that are no part of the program.
+        self._collects = gc.isenabled()
+        gc.disable()
         self._outer = sys.getprofile()
         sys.setprofile(self._see)
 
     def __exit__(self, *_: object) -> None:
         sys.setprofile(self._outer)
         self.in_isinstance = False
+        if self._collects:
+            gc.enable()
 
     def facts(self, code: CodeType) -> CodeFacts | None:
         """Facts about a function of user code that has been entered; None for any other."""
@@ -151,8 +158,8 @@ class Watch:
             self.in_isinstance = False
         elif event == "call":
             met = self._met.get(id(frame.f_code)) or self._meet(frame)
-            if met.lossy is not None and (met.is_user or _is_the_users(frame.f_back)):
-                self._lose(met.lossy, frame)
+            if met.lossy is not None and _is_the_users(frame if met.is_user else frame.f_back):
+                self._lose(met.lossy.format_map(frame.f_locals), frame)
             if met.is_user:
                 self._on_call(frame, met.facts)
 
@@ -172,15 +179,13 @@ def _is_clock(owner: type, function: BuiltinFunctionType) -> bool:
 
 
 def _is_the_users(frame: FrameType | None) -> bool:
-    """Whether the call that `frame` makes is part of the traced program, not of the tracing."""
-    while frame is not None:
-        name = frame.f_code.co_filename
-        if not is_fxpass_or_torch(name):
-            return True
-        if _is_machinery(name):
-            return False
-        frame = frame.f_back
-    return True
+    """Whether the call that `frame` makes is part of the traced program.
+
+    The tracing itself is not, nor are modules that happen to be imported for the first time.
+    """
+    if frame is None or _is_machinery(frame.f_code.co_filename):
+        return False
+    return not is_importing(frame)
 
 
 def _is_machinery(filename: str) -> bool:

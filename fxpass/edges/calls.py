@@ -14,8 +14,7 @@ from torch import nn
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from fxpass.edges.table import OF_FUNCTION, OF_METHOD, OF_MODULE, Op
-
+from fxpass.edges.table import NO_ELEMENTS, OF_FUNCTION, OF_METHOD, OF_MODULE, Op
 
 _TENSORS = frozenset({"input", "weight", "bias"})
 """Parameters that take tensors; an op is known only if all others are constants."""
@@ -60,7 +59,7 @@ def as_call(node: Node, root: nn.Module, hooked: frozenset[str] = frozenset()) -
         op = OF_METHOD.get(str(node.target))
     else:
         op = None
-    if op is None:
+    if op is None or (node.target is getattr and node.args[1] not in NO_ELEMENTS):
         return None
     arguments = _bind(op, node.args, node.kwargs)
     if arguments is None:
@@ -85,10 +84,9 @@ def _of_module(node: Node, module: nn.Module, hooked: bool) -> Call | None:
         return None
     if not computes_as(module, base) or node.kwargs or len(node.args) != 1:
         return None
-    arguments = {name: getattr(module, name, value) for name, value in op.parameters.items()}
+    named = [item for item in op.parameters.items() if item[0] not in _TENSORS]
+    arguments = {name: getattr(module, name, default) for name, default in named}
     arguments["input"] = node.args[0]
-    for name in ("weight", "bias"):
-        arguments.pop(name, None)
     return Call(node, op, arguments, module, hooked)
 
 
@@ -105,7 +103,7 @@ def _bind(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, An
     """Arguments by name. Ops that take only `input` may have more, which nobody here reads."""
     names = list(op.parameters)
     if names == ["input"]:
-        if not args and not kwargs:
+        if (not args and not kwargs) or "out" in kwargs:
             return None
         first = args[0] if args else kwargs.get("input", kwargs.get("tensors"))
         return {"input": list(_values(args, kwargs)) if op.name == "add" else first}

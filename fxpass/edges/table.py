@@ -28,6 +28,7 @@ class Op:
         saves_input: the autograd node keeps the input's elements.
         saves_result: the autograd node keeps the result's elements.
         shares_storage: the result may lie in the input's storage (a view, or the input itself).
+        writes_input: the result is the first argument, written to.
         keeps_zeros: a zero of the input is a zero of the result, and little else is lost: a sparse
             input gives a sparse result.
     """
@@ -40,6 +41,7 @@ class Op:
     saves_input: bool = False
     saves_result: bool = False
     shares_storage: bool = False
+    writes_input: bool = False
     keeps_zeros: bool = False
 
 
@@ -178,6 +180,13 @@ TABLE: tuple[Op, ...] = (
         functions=(operator.add, operator.sub, torch.add, torch.sub),
         methods=("add", "sub"),
     ),
+    Op(
+        "add_",
+        functions=(operator.iadd, operator.isub),
+        methods=("add_", "sub_"),
+        shares_storage=True,
+        writes_input=True,
+    ),
     Op("cat", functions=(torch.cat, torch.concat, torch.stack), keeps_zeros=True),
     Op(
         "pad",
@@ -188,6 +197,11 @@ TABLE: tuple[Op, ...] = (
     Op("sum", functions=(torch.sum, torch.mean), methods=("sum", "mean")),
     Op("shape", functions=(getattr, len), methods=("size", "dim", "numel", "stride")),
 )
+
+NO_ELEMENTS = frozenset(
+    "shape dtype device layout ndim itemsize nbytes requires_grad is_leaf is_cuda".split()
+)
+"""The attributes of a tensor that getattr may read without reaching its elements."""
 
 
 def _by(spelling: str) -> dict[Any, Op]:

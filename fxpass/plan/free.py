@@ -14,12 +14,15 @@ _READS_VALUES = ("conv", "linear", "pad")
 def free_plan(edges: Edges) -> Plan:
     """A recipe for every value that some op of the table saves."""
     choices = []
+    sparse: set[Node] = set()
     for node in edges.graph.nodes:
         savers = edges.savers(node)
         call = edges.calls.get(node)
+        if call is not None and _is_sparse(call, sparse):
+            sparse.add(node)
         if not savers or (call is not None and call.op.shares_storage):
             continue  # nobody saves it, or it is a view: the value it lies in has the recipe
-        recipe, reason = _choose(node, call, savers, edges)
+        recipe, reason = _choose(node, call, savers, edges, node in sparse)
         names = tuple(describe(saver.node) for saver in savers)
         choices.append(Choice(node.name, describe(node), names, recipe, reason))
     return Plan(tuple(choices))
@@ -35,7 +38,7 @@ def describe(node: Node) -> str:
 
 
 def _choose(
-    node: Node, call: Call | None, savers: list[Call], edges: Edges
+    node: Node, call: Call | None, savers: list[Call], edges: Edges, is_sparse: bool
 ) -> tuple[Recipe, str]:
     strangers = edges.strangers(node)
     if strangers:
@@ -43,12 +46,13 @@ def _choose(
     reads_values = any(s.op.name.startswith(_READS_VALUES) for s in savers)
     if call is not None and call.op.name == "relu":
         if pool_fused_with(call, edges) is not None:
-            return Recipe.CODE, ""
-        return (Recipe.BITMAP if reads_values else Recipe.MASK), ""
+            return Recipe.CODE, "only the max pool reads it, and remembers where its maxima stood"
+        if not reads_values:
+            return Recipe.MASK, "backward reads only where it is positive"
     if not reads_values:
-        return Recipe.NOTHING, ""
-    if is_sparse(node, edges):
-        return Recipe.BITMAP, ""
+        return Recipe.NOTHING, "backward reads no element of it"
+    if is_sparse:
+        return Recipe.BITMAP, "it has the zeros of a ReLU, and backward reads the rest"
     return Recipe.DENSE, "no cheaper exact recipe for this op"
 
 
@@ -58,26 +62,24 @@ def _stranger(node: Node) -> str:
     return f"{describe(node)} may save it or write to it"
 
 
-def is_sparse(node: Node, edges: Edges) -> bool:
-    """Whether the value's zeros come from a ReLU, through ops that keep zeros."""
-    call = edges.calls.get(node)
-    if call is None:
-        return False
+def _is_sparse(call: Call, sparse: set[Node]) -> bool:
+    """Whether the result's zeros come from a ReLU, through ops that keep zeros."""
     if call.op.name == "relu":
         return True
-    return call.op.keeps_zeros and bool(call.inputs) and all(
-        is_sparse(value, edges) for value in call.inputs
-    )
+    return call.op.keeps_zeros and bool(call.inputs) and sparse.issuperset(call.inputs)
 
 
 def pool_fused_with(relu: Call, edges: Edges) -> Call | None:
     """The max pool that reads this ReLU alone, if the two can be one op.
 
     Both values in between must have one reader: with more, the gradient contributions of several
-    nodes would be summed in another order than eager's.
+    nodes would be summed in another order than eager's. The one op writes nothing to the ReLU's
+    input, so where eager does, nobody else may see that input.
     """
     value = relu.inputs[0] if relu.inputs else None
     if value is None or len(value.users) != 1 or len(relu.node.users) != 1:
+        return None
+    if relu.arguments["inplace"] and not edges.is_new(value):
         return None
     pool = edges.calls.get(next(iter(relu.node.users)))
     if pool is None or not pool.op.name.startswith("max_pool"):

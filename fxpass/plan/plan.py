@@ -32,7 +32,7 @@ class Choice:
         op: what computes it, and the module path if a module does: "relu features.1".
         savers: what saves it for backward, in the same form.
         recipe: how it is kept.
-        reason: why no cheaper recipe was possible; "" if the recipe is the op's best.
+        reason: why it is kept so, or why nothing cheaper was possible.
     """
 
     value: str
@@ -76,6 +76,8 @@ class Plan:
 
     def __str__(self) -> str:
         header = ("value", "computed by", "saved by", "kept as", "because")
+        if not self.choices:
+            return "nothing is saved for backward"
         rows = [(c.value, c.op, ", ".join(c.savers), c.recipe, c.reason) for c in self.choices]
         return _columns([header, *rows])
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
@@ -99,7 +100,7 @@ class Context:
             return call.arguments.get(name)
         if call.hooked:
             return _Late(name)
-        if getattr(call.module, name) is None:
+        if _is_none(call.module, name):
             return None
         with self.graph.inserting_before(call.node):
             return self.graph.get_attr(f"{call.node.target}.{name}")
@@ -114,6 +115,11 @@ class Context:
 
 Rewrite = Callable[[Context, Call], Node]
 """Rewrites one call; returns the node that now yields its value (the call's own if unchanged)."""
+
+
+def _is_none(module: nn.Module, name: str) -> bool:
+    # Not getattr: a parametrised weight is a property, and computing it may change buffers.
+    return any(m.get(name, name) is None for m in (module._parameters, module.__dict__))
 
 
 def dims_of(call: Call) -> int:

@@ -12,20 +12,22 @@ import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
-from torch.autograd import forward_ad
 
 from fxpass.plan import Plan
+from fxpass.runtime.eager import runs_eagerly
 from fxpass.runtime.unit import Unit
 
 _EAGER: ContextVar[tuple[int, ...]] = ContextVar("_EAGER", default=())
 """The compiled modules (by id) that run eagerly in this context."""
 
 
-class CompiledModule:
+_Base = nn.Module if TYPE_CHECKING else object  # At run time the model's own class is the base.
+
+
+class CompiledModule(_Base):
     """What `fxpass.compile` returns: an nn.Module of the model's own class."""
 
     __slots__ = ("_original", "_strict", "_unit")
@@ -47,10 +49,12 @@ class CompiledModule:
 
     def explain(self) -> str:
         """The recipe of each saved value, for the model and each part compiled on its own."""
-        plans = self._unit.plans()
-        if not plans:
-            return "not compiled yet: no call has been traced"
-        return "\n\n".join(f"{name}\n{plan}" for name, plan in plans.items())
+        paths = {module: path for path, module in self._original.named_modules()}
+        parts = [
+            f"{paths.get(module) or 'the model'} ({type(module).__name__})\n{plan}"
+            for module, plan in self._unit.plans()
+        ]
+        return "\n\n".join(parts) or "not compiled yet: no call has been traced"
 
     @contextmanager
     def eager(self) -> Iterator[None]:
@@ -64,9 +68,22 @@ class CompiledModule:
     @property
     def forward(self) -> Any:
         """The forward to run now. A property: it outranks one assigned to the model's instance."""
-        if _runs_eagerly() or id(self) in _EAGER.get():
+        if runs_eagerly() or id(self) in _EAGER.get():
             return self._original.forward
         return self._unit.run
+
+    @forward.setter
+    def forward(self, forward: Any) -> None:
+        self.__dict__["forward"] = forward
+
+    @forward.deleter
+    def forward(self) -> None:
+        del self.__dict__["forward"]
+
+    def __copy__(self) -> CompiledModule:
+        from fxpass.compile import recompile
+
+        return recompile(copy.copy(self._original), self._strict)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModule:
         from fxpass.compile import recompile
@@ -82,7 +99,7 @@ class CompiledModule:
 def compiled_module(model: nn.Module, unit: Unit, strict: bool) -> Any:
     """A CompiledModule of `model` that runs `unit`."""
     cls = _class_of(type(model))
-    module = cls.__new__(cls)
+    module: Any = object.__new__(cls)
     members = {"_original": model, "_unit": unit, "_strict": strict, "__dict__": model.__dict__}
     for name, value in members.items():
         object.__setattr__(module, name, value)  # past nn.Module, which would register submodules
@@ -93,15 +110,3 @@ def compiled_module(model: nn.Module, unit: Unit, strict: bool) -> Any:
 def _class_of(base: type[nn.Module]) -> Any:
     members = {"__slots__": (), "__module__": base.__module__, "__doc__": base.__doc__}
     return type(base)(f"Compiled{base.__name__}", (CompiledModule, base), members)
-
-
-def _runs_eagerly() -> bool:
-    """Whether nothing would be gained, or the C++ autograd nodes could not follow."""
-    return (
-        not torch.is_grad_enabled()
-        or torch.is_autocast_enabled("cpu")
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or forward_ad._current_level >= 0
-        or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-    )

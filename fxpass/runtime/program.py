@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import linecache
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,7 +26,9 @@ class Program:
         source: the generated Python source.
     """
 
-    def __init__(self, module: nn.Module, graph: Graph, units: Mapping[str, Callable[..., Any]]):
+    def __init__(
+        self, module: nn.Module, graph: Graph, units: Mapping[str, Callable[..., Any]]
+    ) -> None:
         """`units`: what to call instead of the submodule, by `call_module` target."""
         self.graph = graph
         self._module = module
@@ -41,6 +44,7 @@ class Program:
         filename = f"<fxpass {type(module).__name__} {next(_COUNTER)}>"
         lines = self.source.splitlines(keepends=True)
         linecache.cache[filename] = (len(self.source), None, lines, filename)
+        weakref.finalize(self, linecache.cache.pop, filename, None)
         namespace: dict[str, Any] = dict(code.globals)
         exec(compile(self.source, filename, "exec"), namespace)
         self._function = namespace["forward"]

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from torch import nn
 
 from fxpass.capture import ArgPattern, Capture, Loss, OwnForward, UnsupportedArgument, capture_unit
 from fxpass.plan import Plan
+from fxpass.runtime.eager import runs_eagerly
 from fxpass.runtime.hooks import call_with_hooks
 from fxpass.runtime.program import Program
 from fxpass.runtime.view import own_forward_view, run_own_forward
@@ -47,7 +48,8 @@ class Unit:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the module as nn.Module.__call__ does, its forward replaced by `run`."""
-        return call_with_hooks(self.module, self.run, args, kwargs)
+        forward = self.module.forward if runs_eagerly() else self.run
+        return call_with_hooks(self.module, forward, args, kwargs)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The module's forward, compiled."""
@@ -62,11 +64,11 @@ class Unit:
 
     def find(self, pattern: ArgPattern) -> _Compiled | _Own:
         """The form that fits the module as it is now, made if there is none."""
-        for made in self._made.get(pattern, ()):
-            if made.holds():
-                return made
-        with self._lock:
-            return self._make(pattern)
+        found = self._fitting(pattern)
+        if found is None:
+            with self._lock:  # Another thread may have made it by now.
+                found = self._fitting(pattern) or self._make(pattern)
+        return found
 
     def child(self, module: nn.Module) -> Unit:
         """The unit of a submodule; the same one at every call."""
@@ -76,21 +78,28 @@ class Unit:
                 unit = self._children[module] = Unit(module, self._lower, self._report)
             return unit
 
-    def plans(self) -> dict[str, Plan]:
-        """The newest plan of this module and of each unit below it, by class and number."""
-        found = {}
-        made = [m for forms in self._made.values() for m in forms if isinstance(m, _Compiled)]
-        if made:
-            found[type(self.module).__name__] = made[-1].plan
-        for child in self._children.values():
-            for name, plan in child.plans().items():
-                found[f"{type(self.module).__name__}/{name}"] = plan
-        return found
+    def plans(self) -> Iterator[tuple[nn.Module, Plan]]:
+        """The newest plan of this module and of each unit below it."""
+        newest = self.newest()
+        if newest is not None:
+            yield self.module, newest.plan
+        for child in list(self._children.values()):
+            yield from child.plans()
+
+    def own_forwards(self) -> Iterator[nn.Module]:
+        """The modules, of this one and those below, that run their own forward."""
+        if any(isinstance(m, _Own) for forms in self._made.values() for m in forms):
+            yield self.module
+        for child in list(self._children.values()):
+            yield from child.own_forwards()
 
     def newest(self) -> _Compiled | None:
         """The program made last, if any."""
         made = [m for forms in self._made.values() for m in forms if isinstance(m, _Compiled)]
         return made[-1] if made else None
+
+    def _fitting(self, pattern: ArgPattern) -> _Compiled | _Own | None:
+        return next((made for made in self._made.get(pattern, ()) if made.holds()), None)
 
     def _make(self, pattern: ArgPattern) -> _Compiled | _Own:
         captured = capture_unit(self.module, pattern)

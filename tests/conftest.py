@@ -1,0 +1,25 @@
+"""Hypothesis profiles: quick (the same examples every time), deep with FXPASS_HYPOTHESIS=deep."""
+
+import os
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+_COMMON = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
+    "print_blob": True,
+}
+settings.register_profile("quick", derandomize=True, **_COMMON)
+settings.register_profile("deep", **_COMMON)
+settings.load_profile(os.environ.get("FXPASS_HYPOTHESIS", "quick"))
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    """Runs a test with one and with two of torch's threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
