@@ -1,52 +1,78 @@
-# make demo and make test set up everything they need: a virtual environment in .venv, torch, the
-# build. System packages are installed where that is possible and named where it is not.
-.PHONY: demo test test-deep lint format sanitize bench setup system clean
+# `make demo` and `make test` set up everything they need: a virtual environment in .venv, torch,
+# the build. System packages are installed where that is possible and named where it is not.
+.PHONY: demo test test-deep kernel-tests lint format sanitize bench setup system clean
 
 PYTHON ?= python3.11
 VENV := .venv
-BIN := $(VENV)/bin
-BUILD := build/kernels
-JOBS := $(shell nproc)
-SOURCES := $(shell find cpp_ops fxpass -name '*.cpp' -o -name '*.h' -o -name 'CMakeLists.txt' -o -name '*.cmake') CMakeLists.txt pyproject.toml
+BIN := $(CURDIR)/$(VENV)/bin
+export PATH := $(BIN):$(PATH)
+
 CPP := $(shell find cpp_ops -name '*.cpp' -o -name '*.h')
+BUILD_INPUTS := $(CPP) $(shell find . -name CMakeLists.txt -not -path './.venv/*' -not -path './build*')
+KERNEL_INPUTS := $(filter cpp_ops/kernels/% cpp_ops/tests/%,$(CPP)) cpp_ops/kernels/CMakeLists.txt
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m bench.demo
+	python -m bench.demo
 
 test: $(VENV)/.installed kernel-tests
-	$(BIN)/python -m pytest
+	python -m pytest
 
 # The property tests at length: 20,000 random networks and more.
 test-deep: $(VENV)/.installed
-	FXPASS_HYPOTHESIS=deep $(BIN)/python -m pytest tests/test_properties.py
+	FXPASS_HYPOTHESIS=deep python -m pytest tests/test_properties.py
 
 lint: $(VENV)/.installed
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	ruff check .
+	ruff format --check .
+	mypy
+	clang-format --dry-run --Werror $(CPP)
 
 format: $(VENV)/.installed
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(CPP)
+	ruff check --fix .
+	ruff format .
+	clang-format -i $(CPP)
 
+# torchvision has no CPU wheel for this torch; its models need none of its operators.
 bench: $(VENV)/.installed
-	$(BIN)/python -m bench.kernels
-	$(BIN)/python -m bench.zoo
+	pip install --quiet --no-deps torchvision==0.28.0 pillow
+	python -m bench.kernels
+	python -m bench.zoo
+
+sanitize: $(VENV)/.installed
+	bash tools/sanitize.sh
 
 setup: $(VENV)/.installed
 
 system:
-	bash tools/system-packages.sh
+	@PYTHON=$(PYTHON) bash tools/system-packages.sh
+
+clean:
+	rm -rf build out $(VENV)
 
 # torch comes first, from pip; then fxpass against that torch (--no-build-isolation: no second one).
 $(VENV)/.torch: | system
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet 'scikit-build-core>=0.11' 'pybind11>=2.13' 'cmake>=3.24' ninja
+	pip install --quiet torch==2.13.0
+	pip install --quiet 'scikit-build-core>=0.11' 'pybind11>=2.13' 'cmake>=3.24' ninja
 	touch $@
 
-$(VENV)/.installed: $(VENV)/.torch $(SOURCES)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet --no-build-isolation --editable '.[demo,dev]'
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml $(BUILD_INPUTS)
+	pip install --quiet --no-build-isolation --editable '.[demo,dev]'
+	touch $@
+
+# The kernels alone: natively, and for aarch64 under qemu.
+kernel-tests: build/kernels/.passed build/kernels-aarch64/.passed
+
+build/kernels/.passed: $(KERNEL_INPUTS) | $(VENV)/.installed
+	cmake -S cpp_ops/kernels -B build/kernels -G Ninja -DFXPASS_KERNEL_TESTS=ON >/dev/null
+	cmake --build build/kernels
+	build/kernels/kernels_test
+	build/kernels/fuzz_payload 5
+	touch $@
+
+build/kernels-aarch64/.passed: $(KERNEL_INPUTS) cpp_ops/cmake/aarch64.cmake | $(VENV)/.installed
+	cmake -S cpp_ops/kernels -B build/kernels-aarch64 -G Ninja -DFXPASS_KERNEL_TESTS=ON \
+	  -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/cpp_ops/cmake/aarch64.cmake >/dev/null
+	cmake --build build/kernels-aarch64
+	qemu-aarch64 build/kernels-aarch64/kernels_test
 	touch $@

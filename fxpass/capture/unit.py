@@ -57,14 +57,16 @@ class OwnForward:
     losses: list[Loss]
 
 
-def capture_unit(module: nn.Module, pattern: ArgPattern) -> Capture | OwnForward:
-    """A capture in which every part that loses something is a boundary.
+def capture_unit(
+    module: nn.Module, pattern: ArgPattern, cut: Collection[nn.Module] = ()
+) -> Capture | OwnForward:
+    """A capture in which every part that loses something is a boundary, and so is each in `cut`.
 
     A class that lost something more than a few times loses all its instances at once: a deep model
     of lossy blocks would otherwise be traced once for each of them.
     """
     losses: list[Loss] = []
-    boundaries: dict[nn.Module, None] = {}
+    boundaries: dict[nn.Module, None] = dict.fromkeys(cut)
     count: Counter[type] = Counter()
     while True:
         try:

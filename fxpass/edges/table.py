@@ -199,7 +199,7 @@ TABLE: tuple[Op, ...] = (
 )
 
 NO_ELEMENTS = frozenset(
-    "shape dtype device layout ndim itemsize nbytes requires_grad is_leaf is_cuda".split()
+    ("shape", "dtype", "device", "layout", "ndim", "itemsize", "nbytes", "requires_grad", "is_leaf")
 )
 """The attributes of a tensor that getattr may read without reaching its elements."""
 

@@ -75,7 +75,7 @@ class Context:
         """Inserts an operator in the place of `call`, with the hooks of its module around it."""
         if not call.hooked:
             return self.insert(call.node, name, args)
-        late = {i: a.name for i, a in enumerate(args) if isinstance(a, _Late)}
+        late: Any = {i: a.name for i, a in enumerate(args) if isinstance(a, _Late)}
         given = [None if isinstance(a, _Late) else a for a in args]
         with self.graph.inserting_before(call.node):
             module = self.graph.get_attr(str(call.node.target))

@@ -10,6 +10,8 @@ A padding mode other than zeros is a pad of its own, as in torch.nn:
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch.fx import Node
 
 from fxpass.edges import Call
@@ -25,7 +27,8 @@ def rewrite_conv(context: Context, call: Call) -> Node:
     if mode != "zeros" and call.hooked:
         return at  # the hooks enclose two ops
     if mode != "zeros":
-        pad = list(call.module._reversed_padding_repeated_twice)  # type: ignore[union-attr]
+        module: Any = call.module
+        pad = list(module._reversed_padding_repeated_twice)
         value = context.op_with_handle(call, "pad", [value, handle, pad, mode, None])
         handle, padding = context.handle(value), 0
     weight, bias = context.parameter(call, "weight"), context.parameter(call, "bias")

@@ -18,16 +18,19 @@ from torch import nn
 
 from fxpass.plan import Plan
 from fxpass.runtime.eager import runs_eagerly
-from fxpass.runtime.unit import Unit
+from fxpass.runtime.unit import IsCompiled, Unit
 
 _EAGER: ContextVar[tuple[int, ...]] = ContextVar("_EAGER", default=())
 """The compiled modules (by id) that run eagerly in this context."""
 
 
-_Base = nn.Module if TYPE_CHECKING else object  # At run time the model's own class is the base.
+if TYPE_CHECKING:
+    _Base = nn.Module
+else:
+    _Base = object  # the model's own class stands beside it
 
 
-class CompiledModule(_Base):
+class CompiledModule(IsCompiled, _Base):
     """What `fxpass.compile` returns: an nn.Module of the model's own class."""
 
     __slots__ = ("_original", "_strict", "_unit")
@@ -65,7 +68,7 @@ class CompiledModule(_Base):
         finally:
             _EAGER.reset(token)
 
-    @property
+    @property  # type: ignore[override]
     def forward(self) -> Any:
         """The forward to run now. A property: it outranks one assigned to the model's instance."""
         if runs_eagerly() or id(self) in _EAGER.get():
@@ -98,7 +101,7 @@ class CompiledModule(_Base):
 
 def compiled_module(model: nn.Module, unit: Unit, strict: bool) -> Any:
     """A CompiledModule of `model` that runs `unit`."""
-    cls = _class_of(type(model))
+    cls: Any = _class_of(type(model))
     module: Any = object.__new__(cls)
     members = {"_original": model, "_unit": unit, "_strict": strict, "__dict__": model.__dict__}
     for name, value in members.items():
@@ -107,6 +110,6 @@ def compiled_module(model: nn.Module, unit: Unit, strict: bool) -> Any:
 
 
 @functools.cache
-def _class_of(base: type[nn.Module]) -> Any:
+def _class_of(base: Any) -> Any:
     members = {"__slots__": (), "__module__": base.__module__, "__doc__": base.__doc__}
     return type(base)(f"Compiled{base.__name__}", (CompiledModule, base), members)

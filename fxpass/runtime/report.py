@@ -44,7 +44,8 @@ class LossReport:
     @contextmanager
     def together(self) -> Iterator[list[str]]:
         """Holds back what is reported in the block; the block may add a line on the whole."""
-        self._held = held = []
+        held: list[str] = []
+        self._held = held
         try:
             yield held
         finally:

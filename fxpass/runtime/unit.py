@@ -9,7 +9,6 @@ units of their own, called by their parent's program.
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -28,7 +27,14 @@ _MOST_PROGRAMS = 16  # of one pattern; the oldest is dropped beyond
 class Lower(Protocol):
     """Rewrites a captured graph in place and returns the plan it followed."""
 
-    def __call__(self, capture: Capture) -> Plan: ...
+    def __call__(self, capture: Capture) -> Plan:
+        """Does it."""
+
+
+class IsCompiled:
+    """Marks a module that compiles its own calls, and so is never traced as part of another."""
+
+    __slots__ = ()
 
 
 Report = Callable[[nn.Module, list[Loss]], None]
@@ -43,7 +49,7 @@ class Unit:
         self._lower = lower
         self._report = report
         self._made: dict[ArgPattern, list[_Compiled | _Own]] = {}
-        self._children: weakref.WeakKeyDictionary[nn.Module, Unit] = weakref.WeakKeyDictionary()
+        self._children: dict[nn.Module, Unit] = {}
         self._lock = threading.RLock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -70,8 +76,10 @@ class Unit:
                 found = self._fitting(pattern) or self._make(pattern)
         return found
 
-    def child(self, module: nn.Module) -> Unit:
-        """The unit of a submodule; the same one at every call."""
+    def child(self, module: nn.Module) -> Callable[..., Any]:
+        """What to call instead of a submodule: its unit, the same one at every call."""
+        if isinstance(module, IsCompiled):
+            return module
         with self._lock:
             unit = self._children.get(module)
             if unit is None:
@@ -102,7 +110,8 @@ class Unit:
         return next((made for made in self._made.get(pattern, ()) if made.holds()), None)
 
     def _make(self, pattern: ArgPattern) -> _Compiled | _Own:
-        captured = capture_unit(self.module, pattern)
+        compiled = [m for m in self.module.modules() if isinstance(m, IsCompiled)]
+        captured = capture_unit(self.module, pattern, compiled)
         if captured.losses:
             self._report(self.module, captured.losses)
         made: _Compiled | _Own
@@ -112,9 +121,19 @@ class Unit:
             plan = self._lower(captured)
             units = {path: self.child(m) for path, m in captured.boundaries.items()}
             made = _Compiled(Program(self.module, captured.graph, units), plan, captured)
-        forms = self._made.setdefault(pattern, [])
+        self._drop_dead()
+        forms = self._made.get(pattern, [])
         self._made[pattern] = [*forms[-_MOST_PROGRAMS + 1 :], made]
         return made
+
+    def _drop_dead(self) -> None:
+        """Lets go of programs and units whose submodules were replaced, and so of their weights."""
+        alive = set(self.module.modules())
+        self._made = {
+            pattern: [made for made in forms if alive.issuperset(made.modules)]
+            for pattern, forms in self._made.items()
+        }
+        self._children = {m: unit for m, unit in self._children.items() if m in alive}
 
     def _own_view(self) -> Any:
         return own_forward_view(self.module, self.child)
@@ -127,6 +146,7 @@ class _Compiled:
         self.program = program
         self.plan = plan
         self.holds = capture.guards.holds
+        self.modules = {*capture.leaves.values(), *capture.boundaries.values()}
 
 
 class _Own:
@@ -134,6 +154,7 @@ class _Own:
 
     def __init__(self, module: nn.Module, view: Any) -> None:
         self.view = view
+        self.modules: set[nn.Module] = set()
         self._module = module
         self._training = module.training
 
