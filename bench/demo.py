@@ -59,7 +59,7 @@ def small_vgg() -> nn.Module:
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             # Without batch norm, torch's default initialisation lets the signal die out.
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            nn.init.zeros_(module.bias)
+            module.bias.data.zero_()
     return model
 
 
@@ -135,10 +135,10 @@ def run(epochs: int = 3, progress: Progress | None = None) -> Result:
     eager = small_vgg()
     compiled = fxpass.compile(copy.deepcopy(eager))
     sides = [
-        Contestant(name, model, torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9))
+        Contestant(name, model, torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9))
         for name, model in (("eager", eager), ("fxpass", compiled))
     ]
-    result = Result(*sides, tensors=len(list(eager.parameters())))
+    result = Result(sides[0], sides[1], len(list(eager.parameters())))
     for side in sides:
         side.measure_memory(images[train][:BATCH], labels[train][:BATCH])
     batches = list(_batches(images[train], labels[train], epochs))

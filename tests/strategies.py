@@ -21,7 +21,7 @@ RELU_IN_PLACE = ("module_inplace", "F_inplace", "torch_inplace", "method_inplace
 HOOKS = ("forward", "forward_pre", "backward", "doubles")
 
 # What follows what, as weights. A value is named by the op that made it.
-_AFTER_INPUT = {"conv": 6, "batch_norm": 2, "relu": 2, "linear": 1, "max_pool": 1, "block": 1}
+_AFTER_INPUT = {"conv": 6, "batch_norm": 2, "relu": 5, "linear": 1, "max_pool": 1, "block": 1}
 _AFTER_RELU = {"conv": 10, "max_pool": 9, "linear": 3, "add": 2, "flatten": 2, "view": 2,
                "other": 2, "avg_pool": 2, "adaptive_avg_pool": 2, "adaptive_max_pool": 2,
                "relu": 1, "dropout": 1, "cat": 1, "batch_norm": 1, "mul": 1}  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import torch
@@ -67,6 +68,14 @@ class Network:
     def dims(self) -> int:
         """How many spatial dimensions the inputs have."""
         return len(self.inputs[0].shape) - 2
+
+    @property
+    def threads(self) -> int:
+        """How many threads to run it on: two where torch would give both something to do.
+
+        On small tensors a second thread only costs time, much of it when the machine is busy.
+        """
+        return 2 if max(prod(spec.shape) for spec in self.inputs) > 8192 else 1
 
 
 class Interpreter(nn.Module):

@@ -42,10 +42,25 @@ def _window(
             pad = draw(st.integers(0, kernel // 2 if padding == "pool" else 2))
         if dilation * (kernel - 1) + 1 > n + 2 * pad:
             kernel, dilation, pad = 1, 1, 0
+        if padding == "pool" and _reads_nothing(n, kernel, stride, pad, dilation):
+            dilation = 1
         drawn = {"kernel_size": kernel, "stride": stride, "padding": pad, "dilation": dilation}
         for name, value in drawn.items():
             arguments[name].append(value)
     return {name: tuple(values) for name, values in arguments.items()}
+
+
+def _reads_nothing(n: int, kernel: int, stride: int, pad: int, dilation: int) -> bool:
+    """Whether a pool's window steps over the whole input, from the padding before to the one after.
+
+    Eager's max pool then keeps an index outside of the input, and its backward writes there: torch
+    corrupts its heap.
+    """
+    for start in range(-pad, 0, stride):
+        taps = range(start, start + kernel * dilation, dilation)
+        if not any(0 <= tap < n for tap in taps):
+            return True
+    return False
 
 
 def _positions(sizes: Shape, window: dict[str, Any], ceil_mode: bool = False) -> Shape:

@@ -160,19 +160,22 @@ def test_module_called_from_below_a_boundary():
     class Outside(nn.Module):
         def __init__(self):
             super().__init__()
-            self.inner = nn.Sequential(nn.Sequential(nn.ReLU(), nn.Conv1d(1, 1, 1)))
-            self.inner.register_forward_hook(lambda m, a, y: None)
+            inner = nn.Sequential(nn.Sequential(nn.ReLU(), nn.Conv1d(1, 1, 1)))
+            inner.register_forward_hook(lambda m, a, y: None)
+            self.parts = nn.ModuleList([inner])
 
         def forward(self, x):
-            return self.inner[0](x) + self.inner(x)
+            for inner in self.parts:
+                x = inner[0](x) + inner(x)
+            return x
 
     root = Outside()
     guards = capture(root, ArgPattern.of((X[0, :1],), {})).guards
-    root.inner[0][1].padding = (1,)
+    root.parts[0][0][1].padding = (1,)
     assert not guards.holds()
-    root.inner[0][1].padding = (0,)
+    root.parts[0][0][1].padding = (0,)
     assert guards.holds()
-    root.inner[0] = nn.Sequential(nn.ReLU())
+    root.parts[0][0] = nn.Sequential(nn.ReLU())
     assert not guards.holds()
 
 

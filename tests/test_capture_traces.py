@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from capture_cases import asserts_by_torch, asserts_one_thing
 from torch import nn
 
 from fxpass.capture import ArgPattern, Capture, Lossy, OwnForward, capture, capture_unit
@@ -39,7 +40,12 @@ def bits(value):
     """A nested structure with every tensor as bytes, and its gradient function's name."""
     if isinstance(value, torch.Tensor):
         name = value.grad_fn.name() if value.grad_fn is not None else None
-        return (value.dtype, value.stride(), value.detach().reshape(-1).view(torch.uint8).tolist(), name)
+        return (
+            value.dtype,
+            value.stride(),
+            value.detach().reshape(-1).view(torch.uint8).tolist(),
+            name,
+        )
     if isinstance(value, dict):
         return (type(value), [(k, bits(v)) for k, v in value.items()])
     if isinstance(value, (list, tuple)):
@@ -155,6 +161,46 @@ def test_isinstance_takes_the_branch_of_a_tensor():
     check(make(forward), X)
 
 
+def test_assertions_of_torch_are_checked_at_run_time():
+    module = make(asserts_by_torch)
+    run = generated(check(module, X).graph)
+    with pytest.raises(AssertionError, match="got a value known only at run time"):
+        run(module, X[:, :2])
+
+
+def test_assertions_are_checked_at_run_time():
+    module = make(asserts_one_thing)
+    run = generated(check(module, X).graph)
+    with pytest.raises(AssertionError, match=r"assertion at .*py:\d+ failed"):
+        run(module, X[:, :2])
+
+
+def test_modes_of_the_caller_act_at_run_time():
+    module = make(lambda self, x: x.sum() + torch.zeros(x.size(0)).sum())
+    with torch.device("meta"):
+        graph = capture(module, ArgPattern.of((X,), {})).graph
+    assert generated(graph)(module, X).device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        lambda x: x.nonzero(as_tuple=True),
+        lambda x: torch.nonzero(x, as_tuple=True),
+        lambda x: x.unique_consecutive(),
+        lambda x: torch.unique_consecutive(x),
+        lambda x: F.max_pool1d(x, 2, return_indices=True),
+        lambda x: torch.result_type(x, 1),
+    ],
+)
+def test_kinds_that_are_not_certain(result):
+    def forward(self, x):
+        return x if isinstance(result(x), torch.Tensor) else -x
+
+    with pytest.raises(Lossy, match="isinstance"):
+        capture(make(forward), ArgPattern.of((X,), {}))
+
+
 def test_hasattr_and_default_getattr():
     def forward(self, x):
         rows = x.shape[0] if hasattr(x, "shape") else 0
@@ -177,6 +223,14 @@ def test_unpacking():
     run = generated(found.graph)
     with pytest.raises(ValueError, match="too many values to unpack"):
         run(module, X[None])
+
+
+def test_rows_are_taken_by_unbind():
+    def forward(self, x):
+        first, second = x
+        return first, second
+
+    check(make(forward), X.clone().requires_grad_())
 
 
 def test_arguments_by_default_name_star_and_structure():
@@ -223,7 +277,13 @@ def test_results_that_lose_their_type():
     class Special(dict):
         pass
 
-    for result in (lambda x: (x, Mode.FAST), lambda x: Special(a=x), lambda x: {x: 1}, lambda x: {1, 2}, lambda x: print):
+    for result in (
+        lambda x: (x, Mode.FAST),
+        lambda x: Special(a=x),
+        lambda x: {x: 1},
+        lambda x: {1, 2},
+        lambda x: print,
+    ):
         with pytest.raises(Lossy):
             capture(make(lambda self, x, r=result: r(x)), ArgPattern.of((X,), {}))
 
@@ -267,9 +327,7 @@ def test_attention_weights_that_are_none():
 
     module = make(forward, attention=nn.MultiheadAttention(4, 1))
     assert isinstance(capture_unit(module, ArgPattern.of((X,), {})), OwnForward)
-    module = make(
-        lambda self, x: self.attention(x, x, x)[0], attention=nn.MultiheadAttention(4, 1)
-    )
+    module = make(lambda self, x: self.attention(x, x, x)[0], attention=nn.MultiheadAttention(4, 1))
     check(module, X)
 
 

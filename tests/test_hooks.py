@@ -1,4 +1,4 @@
-"""`call_with_hooks` against `nn.Module.__call__`: the same calls, in the same order, same results."""
+"""`call_with_hooks` against `nn.Module.__call__`: same calls, same order, same results."""
 
 import contextlib
 import itertools
@@ -153,9 +153,7 @@ def outcome(setup, kind, fail, needs_grad, kwargs, call):
 def test_same_as_modules_own_call(setup, kind):
     for fail, needs_grad in itertools.product([False, True], repeat=2):
         for kwargs in ({}, {"scale": 0.5}):
-            eager = outcome(
-                setup, kind, fail, needs_grad, kwargs, lambda m, a, k: m(*a, **k)
-            )
+            eager = outcome(setup, kind, fail, needs_grad, kwargs, lambda m, a, k: m(*a, **k))
             ours = outcome(
                 setup,
                 kind,

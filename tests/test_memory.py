@@ -1,6 +1,7 @@
 """fxpass.memory: exact counting of torch's CPU allocator."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ from fxpass import _C, memory
 
 
 def in_a_new_process(code):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -184,16 +185,20 @@ def test_a_forked_child_can_allocate():
 
     def allocate():
         while not stop.is_set():
-            torch.empty(100)
+            y = torch.ones(10, requires_grad=True)
+            for _ in range(500):
+                y = y * 2
+            y.sum().backward()  # for most of its time without the interpreter's lock
 
     with memory.track():
         thread = threading.Thread(target=allocate)
         thread.start()
         try:
-            for _ in range(20):
+            for _ in range(100):
                 child = os.fork()
                 if child == 0:
-                    torch.empty(10)
+                    signal.alarm(10)  # instead of waiting for ever for a lock
+                    _kept = [torch.empty(10) for _ in range(300)]  # of every shard
                     os._exit(0)
                 assert os.waitpid(child, 0)[1] == 0
         finally:

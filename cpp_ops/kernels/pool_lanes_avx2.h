@@ -36,7 +36,10 @@ struct FloatLanes<float> {
   static Mask passes(V v) { return _mm256_cmp_ps(v, _mm256_setzero_ps(), _CMP_NLE_UQ); }
   static V choose(Mask m, V a, V b) { return _mm256_blendv_ps(b, a, m); }
   // Sums start at +0.0 and so never are -0.0: adding +0.0 leaves the other lanes as they are.
-  static V add_where(V sum, V v, Mask m) { return _mm256_add_ps(sum, _mm256_and_ps(v, m)); }
+  static V add_where(V sum, V v, Mask m) {
+    asm("vaddps %1, %0, %0" : "+x"(sum) : "x"(_mm256_and_ps(v, m)));
+    return sum;
+  }
 
   static Codes codes(int c) { return _mm256_set1_epi32(c); }
   static Codes load_codes(const std::uint8_t* p) {
@@ -110,7 +113,10 @@ struct FloatLanes<double> {
   }
   static Mask passes(V v) { return _mm256_cmp_pd(v, _mm256_setzero_pd(), _CMP_NLE_UQ); }
   static V choose(Mask m, V a, V b) { return _mm256_blendv_pd(b, a, m); }
-  static V add_where(V sum, V v, Mask m) { return _mm256_add_pd(sum, _mm256_and_pd(v, m)); }
+  static V add_where(V sum, V v, Mask m) {
+    asm("vaddpd %1, %0, %0" : "+x"(sum) : "x"(_mm256_and_pd(v, m)));
+    return sum;
+  }
 
   static Codes codes(int c) { return _mm256_set1_epi64x(c); }
   static Codes load_codes(const std::uint8_t* p) {

@@ -41,7 +41,10 @@ struct FloatLanes<float> {
   }
   static Mask passes(V v) { return _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_NLE_UQ); }
   static V choose(Mask m, V a, V b) { return _mm512_mask_mov_ps(b, m, a); }
-  static V add_where(V sum, V v, Mask m) { return _mm512_mask_add_ps(sum, m, sum, v); }
+  static V add_where(V sum, V v, Mask m) {
+    asm("vaddps %1, %0, %0%{%2%}" : "+v"(sum) : "v"(v), "Yk"(m));
+    return sum;
+  }
 
   static Codes codes(int c) { return _mm_set1_epi8(static_cast<char>(c)); }
   static Codes load_codes(const std::uint8_t* p) {
@@ -96,7 +99,10 @@ struct FloatLanes<double> {
   }
   static Mask passes(V v) { return _mm512_cmp_pd_mask(v, _mm512_setzero_pd(), _CMP_NLE_UQ); }
   static V choose(Mask m, V a, V b) { return _mm512_mask_mov_pd(b, m, a); }
-  static V add_where(V sum, V v, Mask m) { return _mm512_mask_add_pd(sum, m, sum, v); }
+  static V add_where(V sum, V v, Mask m) {
+    asm("vaddpd %1, %0, %0%{%2%}" : "+v"(sum) : "v"(v), "Yk"(m));
+    return sum;
+  }
 
   static Codes codes(int c) { return _mm_set1_epi8(static_cast<char>(c)); }
   static Codes load_codes(const std::uint8_t* p) {

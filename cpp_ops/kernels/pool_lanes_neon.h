@@ -42,7 +42,9 @@ struct FloatLanes<float> {
   static V choose(Mask m, V a, V b) { return vbslq_f32(m, a, b); }
   // Sums start at +0.0 and so never are -0.0: adding +0.0 leaves the other lanes as they are.
   static V add_where(V sum, V v, Mask m) {
-    return vaddq_f32(sum, vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(v), m)));
+    const V kept = vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(v), m));
+    asm("fadd %0.4s, %0.4s, %1.4s" : "+w"(sum) : "w"(kept));
+    return sum;
   }
 
   static Codes codes(int c) { return vdupq_n_u32(static_cast<std::uint32_t>(c)); }
@@ -108,7 +110,9 @@ struct FloatLanes<double> {
   }
   static V choose(Mask m, V a, V b) { return vbslq_f64(m, a, b); }
   static V add_where(V sum, V v, Mask m) {
-    return vaddq_f64(sum, vreinterpretq_f64_u64(vandq_u64(vreinterpretq_u64_f64(v), m)));
+    const V kept = vreinterpretq_f64_u64(vandq_u64(vreinterpretq_u64_f64(v), m));
+    asm("fadd %0.2d, %0.2d, %1.2d" : "+w"(sum) : "w"(kept));
+    return sum;
   }
 
   static Codes codes(int c) { return vdupq_n_u64(static_cast<std::uint64_t>(c)); }

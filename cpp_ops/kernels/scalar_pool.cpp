@@ -66,6 +66,29 @@ void pool_pixel(const Pool2d& p, const T* image, std::int64_t oh, std::int64_t o
   }
 }
 
+// sum + value. Of two NaNs the processor keeps the payload of the first operand, and ATen's first
+// operand is the sum; compilers take the two for interchangeable, so the order is spelled out.
+inline float add_in_order(float sum, float value) {
+#if defined(__x86_64__)
+  asm("addss %1, %0" : "+x"(sum) : "x"(value));
+#elif defined(__aarch64__)
+  asm("fadd %s0, %s0, %s1" : "+w"(sum) : "w"(value));
+#else
+  sum = sum + value;
+#endif
+  return sum;
+}
+inline double add_in_order(double sum, double value) {
+#if defined(__x86_64__)
+  asm("addsd %1, %0" : "+x"(sum) : "x"(value));
+#elif defined(__aarch64__)
+  asm("fadd %d0, %d0, %d1" : "+w"(sum) : "w"(value));
+#else
+  sum = sum + value;
+#endif
+  return sum;
+}
+
 // Adds one gradient per output where its code points. Codes that point nowhere (0; those of a
 // damaged payload; a position in the padding) are dropped.
 template <typename T>
@@ -97,10 +120,9 @@ void scatter(const Pool2d& p, const T* grad_out, const std::uint8_t* codes, T* g
           const std::int64_t iw = iw0 + (code - 1) % p.kernel_w * p.dilation_w;
           if (ih < 0 || ih >= p.in_h || iw < 0 || iw >= p.in_w) offset = -1;
         }
-        // Written without a branch: whether a gradient passes is as good as random. The sum so
-        // far is the first operand, so of two NaNs the first one's payload stays, as in ATen.
+        // Written without a branch: whether a gradient passes is as good as random.
         T* const target = offset >= 0 ? grad_in + (first + offset + c) : &sink;
-        *target = *target + *grad_out++;
+        *target = add_in_order(*target, *grad_out++);
       }
     }
   }

@@ -6,6 +6,7 @@
 
 #include "ops/node.h"
 #include "ops/swap.h"
+#include "saved/codec.h"
 
 namespace fxpass {
 namespace {
@@ -16,7 +17,7 @@ using MaxPool = std::tuple<at::Tensor, at::Tensor> (*)(const at::Tensor&, at::In
 template <AvgPool pool>
 at::Tensor adaptive_avg_pool(const at::Tensor& x, at::IntArrayRef output_size) {
   auto y = pool(x, output_size);
-  swap::avg_pool_input_by_shape(y);
+  swap::avg_pool_input_by_shape(y, x);
   return y;
 }
 
@@ -25,12 +26,12 @@ std::tuple<at::Tensor, at::Tensor> adaptive_max_pool(const at::Tensor& x,
                                                      at::IntArrayRef output_size) {
   auto result = pool(x, output_size);
   const auto& y = std::get<0>(result);
-  if (!y.requires_grad()) return result;
+  if (!y.requires_grad() || !codec::is_plain(y)) return result;
   Windows windows;
   for (int d = 0; d < N; ++d) {
     windows.dims.push_back(Windows::adaptive(x.size(x.dim() - N + d), y.size(y.dim() - N + d)));
   }
-  if (windows.fits_codes()) swap::max_pool_by_codes(y, windows);
+  if (windows.fits_codes()) swap::max_pool_by_codes(y, x, windows);
   return result;
 }
 

@@ -13,7 +13,7 @@ namespace {
 at::Tensor avg_pool1d(const at::Tensor& x, at::IntArrayRef kernel_size, at::IntArrayRef stride,
                       at::IntArrayRef padding, bool ceil_mode, bool count_include_pad) {
   auto y = at::avg_pool1d(x, kernel_size, stride, padding, ceil_mode, count_include_pad);
-  swap::avg_pool_input_by_shape(y);
+  swap::avg_pool_input_by_shape(y, x);
   return y;
 }
 
@@ -22,7 +22,7 @@ at::Tensor avg_pool2d(const at::Tensor& x, at::IntArrayRef kernel_size, at::IntA
                       std::optional<std::int64_t> divisor_override) {
   auto y = at::avg_pool2d(x, kernel_size, stride, padding, ceil_mode, count_include_pad,
                           divisor_override);
-  swap::avg_pool_input_by_shape(y);
+  swap::avg_pool_input_by_shape(y, x);
   return y;
 }
 
@@ -31,7 +31,7 @@ at::Tensor avg_pool3d(const at::Tensor& x, at::IntArrayRef kernel_size, at::IntA
                       std::optional<std::int64_t> divisor_override) {
   auto y = at::avg_pool3d(x, kernel_size, stride, padding, ceil_mode, count_include_pad,
                           divisor_override);
-  swap::avg_pool_input_by_shape(y);
+  swap::avg_pool_input_by_shape(y, x);
   return y;
 }
 

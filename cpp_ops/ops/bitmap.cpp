@@ -2,6 +2,7 @@
 // bitmap_unpack: the codec itself.
 
 #include <ATen/ATen.h>
+#include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/library.h>
 
 #include "ops/node.h"
@@ -53,8 +54,17 @@ TORCH_LIBRARY_FRAGMENT(fxpass, m) {
 }
 
 FXPASS_REGISTER("bitmap", bitmap)
-FXPASS_REGISTER("bitmap_pack", bitmap_pack)
-FXPASS_REGISTER("bitmap_unpack", bitmap_unpack)
+
+// Nothing to differentiate, and the size of a result depends on its values: below autograd a fake
+// tensor finds the fake kernels of fxpass/_fake.py.
+TORCH_LIBRARY_IMPL(fxpass, Autograd, m) {
+  m.impl("bitmap_pack", torch::autograd::autogradNotImplementedFallback());
+  m.impl("bitmap_unpack", torch::autograd::autogradNotImplementedFallback());
+}
+TORCH_LIBRARY_IMPL(fxpass, CompositeExplicitAutograd, m) {
+  m.impl("bitmap_pack", bitmap_pack);
+  m.impl("bitmap_unpack", bitmap_unpack);
+}
 
 }  // namespace
 }  // namespace fxpass

@@ -3,10 +3,12 @@
 // Source: aten::conv{1,2,3}d and aten::convolution_backward; the two calls give the bits of one.
 
 #include <ATen/ATen.h>
+#include <ATen/autocast_mode.h>
 #include <torch/library.h>
 
 #include "ops/node.h"
 #include "ops/pad.h"
+#include "saved/codec.h"
 #include "saved/shape_only.h"
 
 namespace fxpass {
@@ -102,14 +104,25 @@ at::Tensor convolution(const at::Tensor& x, const std::optional<SavedPtr>& handl
   return y;
 }
 
+// One dtype, as conv1d/2d/3d demand (aten::convolution itself may take another for the bias), and no
+// tangents of forward-mode AD.
+bool are_alike(const at::Tensor& x, const at::Tensor& weight,
+               const std::optional<at::Tensor>& bias) {
+  const bool has_bias = bias.has_value() && bias->defined();
+  return weight.scalar_type() == x.scalar_type() &&
+         (!has_bias || bias->scalar_type() == x.scalar_type()) && !has_tangent(x) &&
+         !has_tangent(weight) && !(has_bias && has_tangent(*bias));
+}
+
 // Where our node adds nothing, or the arguments are not what it expects, eager's own op runs (and
 // raises eager's own errors).
 template <int N>
 bool is_ours(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias) {
-  return torch::autograd::compute_requires_grad(x, weight, bias) && x.device().is_cpu() &&
-         !x.key_set().has(c10::DispatchKey::Python) && x.layout() == at::kStrided &&
-         at::isFloatingType(x.scalar_type()) && weight.dim() == N + 2 &&
-         (x.dim() == N + 2 || x.dim() == N + 1);
+  return torch::autograd::compute_requires_grad(x, weight, bias) && codec::is_plain(x) &&
+         codec::is_plain(weight) && at::isFloatingType(x.scalar_type()) && weight.dim() == N + 2 &&
+         (x.dim() == N + 2 || x.dim() == N + 1) && are_alike(x, weight, bias) &&
+         // Eager's op is a stop of autocast's, aten::convolution is not.
+         !at::autocast::is_autocast_enabled(at::kCPU);
 }
 
 template <int N>
@@ -146,7 +159,9 @@ at::Tensor conv_padding(const at::Tensor& x, const std::optional<SavedPtr>& hand
   const auto strides = expand<N>(stride), dilations = expand<N>(dilation);
   const bool same = padding == "same";
   const bool strided = std::any_of(strides.begin(), strides.end(), [](auto s) { return s != 1; });
-  if (!is_ours<N>(x, weight, bias) || (!same && padding != "valid") || (same && strided)) {
+  const bool lists_fit = strides.size() == N && dilations.size() == N;
+  if (!is_ours<N>(x, weight, bias) || (!same && padding != "valid") || (same && strided) ||
+      !lists_fit) {
     return eager(x, weight, bias, stride, padding, dilation, groups);
   }
   std::vector<std::int64_t> before(N, 0), extra(2 * N, 0);

@@ -14,7 +14,7 @@ at::Tensor linear(const at::Tensor& x, const std::optional<SavedPtr>& handle,
                   const at::Tensor& weight, const std::optional<at::Tensor>& bias) {
   auto y = at::linear(x, weight, bias);
   // Without a gradient for the weight eager saves no input.
-  if (torch::autograd::compute_requires_grad(weight)) swap::linear_input_by_handle(y, handle);
+  if (torch::autograd::compute_requires_grad(weight)) swap::linear_input_by_handle(y, x, handle);
   return y;
 }
 

@@ -8,12 +8,26 @@
 #include "ops/max_pool2d.h"
 #include "ops/node.h"
 #include "ops/relu.h"
+#include "ops/relu_max_pool3d.h"
 #include "ops/swap.h"
+#include "saved/codec.h"
 
 namespace fxpass {
 namespace {
 
 using Pair = std::tuple<at::Tensor, at::Tensor>;
+
+// The form without indices is eager's own too: it has a kernel of its own where no gradient is needed
+// (max_pool1d), and is a stop of autocast's (max_pool3d).
+template <int N>
+at::Tensor eager_values(const at::Tensor& x, const PoolArgs& a) {
+  const auto call = [&](auto pool) {
+    return pool(x, a.kernel_size, a.stride, a.padding, a.dilation, a.ceil_mode);
+  };
+  if constexpr (N == 1) return call([](auto&&... v) { return at::max_pool1d(v...); });
+  if constexpr (N == 2) return call([](auto&&... v) { return at::max_pool2d(v...); });
+  if constexpr (N == 3) return call([](auto&&... v) { return at::max_pool3d(v...); });
+}
 
 template <int N>
 Pair eager(const at::Tensor& x, const PoolArgs& a) {
@@ -25,17 +39,13 @@ Pair eager(const at::Tensor& x, const PoolArgs& a) {
   if constexpr (N == 3) return call([](auto&&... v) { return at::max_pool3d_with_indices(v...); });
 }
 
+// Replaces what eager's node for y = pool(x) keeps.
 template <int N>
-Windows windows(const at::Tensor& x, const at::Tensor& y, const PoolArgs& args) {
-  const auto at_dim = [](at::IntArrayRef list, int d) { return list.size() == 1 ? list[0] : list[d]; };
-  const auto strides = args.stride.empty() ? args.kernel_size : args.stride;
-  Windows windows;
-  for (int d = 0; d < N; ++d) {
-    windows.dims.push_back(Windows::strided(
-        x.size(x.dim() - N + d), y.size(y.dim() - N + d), at_dim(args.kernel_size, d),
-        at_dim(strides, d), at_dim(args.padding, d), at_dim(args.dilation, d)));
-  }
-  return windows;
+void keep_codes(const at::Tensor& x, const at::Tensor& y, const PoolArgs& args) {
+  if (!y.requires_grad() || !codec::is_plain(y)) return;
+  const auto shape = Windows::of_pool(N, x, y, args.kernel_size, args.stride, args.padding,
+                                      args.dilation);
+  if (shape.fits_codes()) swap::max_pool_by_codes(y, x, shape);
 }
 
 template <int N>
@@ -43,22 +53,41 @@ Pair with_indices(const at::Tensor& x, at::IntArrayRef kernel_size, at::IntArray
                   at::IntArrayRef padding, at::IntArrayRef dilation, bool ceil_mode) {
   const PoolArgs args{kernel_size, stride, padding, dilation, ceil_mode};
   auto result = eager<N>(x, args);
-  const auto& y = std::get<0>(result);
-  if (y.requires_grad()) {
-    const auto shape = windows<N>(x, y, args);
-    if (shape.fits_codes()) swap::max_pool_by_codes(y, shape);
-  }
+  keep_codes<N>(x, std::get<0>(result), args);
   return result;
+}
+
+// One dimension is two, one of them of size 1: so ATen has it too.
+std::optional<at::Tensor> max_pool1d_by_kernels(const at::Tensor& x, const PoolArgs& args,
+                                                bool fused_relu) {
+  const auto one = [](at::IntArrayRef list) { return list.size() == 1; };
+  const bool default_stride = args.stride.empty();
+  if ((x.dim() != 2 && x.dim() != 3) || !one(args.kernel_size) || !one(args.padding) ||
+      !one(args.dilation) || !(default_stride || one(args.stride))) {
+    return std::nullopt;
+  }
+  const std::array<std::int64_t, 2> kernel_size{1, args.kernel_size[0]},
+      stride{1, default_stride ? args.kernel_size[0] : args.stride[0]}, padding{0, args.padding[0]},
+      dilation{1, args.dilation[0]};
+  const auto y = max_pool2d_by_kernels(
+      x.unsqueeze(-2), {kernel_size, stride, padding, dilation, args.ceil_mode}, fused_relu);
+  return y ? std::optional(y->squeeze(-2)) : std::nullopt;
+}
+
+template <int N>
+std::optional<at::Tensor> ours(const at::Tensor& x, const PoolArgs& args, bool fused_relu) {
+  if constexpr (N == 1) return max_pool1d_by_kernels(x, args, fused_relu);
+  if constexpr (N == 2) return max_pool2d_by_kernels(x, args, fused_relu);
+  return fused_relu ? relu_max_pool3d(x, args) : std::nullopt;
 }
 
 template <int N>
 at::Tensor pool(const at::Tensor& x, const PoolArgs& args, bool fused_relu) {
-  if constexpr (N == 2) {
-    if (auto y = max_pool2d_by_kernels(x, args, fused_relu)) return *y;
-  }
+  if (auto y = ours<N>(x, args, fused_relu)) return *y;
   const auto input = fused_relu ? std::get<0>(fxpass::relu(x)) : x;
-  return std::get<0>(with_indices<N>(input, args.kernel_size, args.stride, args.padding,
-                                     args.dilation, args.ceil_mode));
+  auto y = eager_values<N>(input, args);
+  keep_codes<N>(input, y, args);
+  return y;
 }
 
 template <int N, bool fused_relu>

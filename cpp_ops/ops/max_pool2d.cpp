@@ -6,6 +6,8 @@
 #include <ATen/Parallel.h>
 #include <ATen/native/Pool.h>
 
+#include <algorithm>
+
 #include "kernels/kernels.h"
 #include "ops/node.h"
 #include "saved/codec.h"
@@ -41,7 +43,7 @@ struct Pooling {
 std::int64_t output_size(std::int64_t in, std::int64_t kernel, std::int64_t pad,
                          std::int64_t stride, std::int64_t dilation, bool ceil_mode) {
   if (kernel < 1 || stride < 1 || dilation < 1 || pad < 0) return 0;
-  if (2 * pad > (kernel - 1) * dilation + 1 || in + 2 * pad < (kernel - 1) * dilation + 1) return 0;
+  if (pad > kernel / 2 || in + 2 * pad < (kernel - 1) * dilation + 1) return 0;
   return std::max<std::int64_t>(
       0, at::native::pooling_output_shape<std::int64_t>(in, kernel, pad, stride, dilation,
                                                         ceil_mode));
@@ -68,7 +70,7 @@ std::optional<Pooling> plan(const at::Tensor& x, const PoolArgs& args, bool fuse
   g.stride_w = pair(strides, 1);
   g.dilation_h = pair(args.dilation, 0);
   g.dilation_w = pair(args.dilation, 1);
-  if (args.padding.empty()) return {};
+  if (args.padding.size() != 1 && args.padding.size() != 2) return {};
   g.pad_h = args.padding[0];
   g.pad_w = args.padding.size() == 1 ? args.padding[0] : args.padding[1];
   g.out_h = output_size(g.in_h, g.kernel_h, g.pad_h, g.stride_h, g.dilation_h, args.ceil_mode);
@@ -107,6 +109,32 @@ Pooled forward(const at::Tensor& x, const Pooling& p) {
   return out;
 }
 
+// Whether every code of one part names a position inside the image. Only a payload that the user's
+// saved_tensors_hooks changed has others, and backward must not write where they point.
+bool lie_inside(const std::vector<std::uint8_t>& codes, const Pool2d& g) {
+  if (*std::max_element(codes.begin(), codes.end()) > g.kernel_h * g.kernel_w) return false;
+  // Windows that stick out of the image, along one axis: these alone need a look at each code.
+  const auto sticks_out = [](std::int64_t o, std::int64_t in, std::int64_t kernel, std::int64_t pad,
+                             std::int64_t stride, std::int64_t dilation) {
+    const auto start = o * stride - pad;
+    return start < 0 || start + (kernel - 1) * dilation >= in;
+  };
+  for (std::int64_t oh = 0; oh < g.out_h; ++oh) {
+    const bool row = sticks_out(oh, g.in_h, g.kernel_h, g.pad_h, g.stride_h, g.dilation_h);
+    for (std::int64_t ow = 0; ow < g.out_w; ++ow) {
+      if (!row && !sticks_out(ow, g.in_w, g.kernel_w, g.pad_w, g.stride_w, g.dilation_w)) continue;
+      for (std::int64_t c = 0; c < g.channels; ++c) {
+        const int code = codes[(oh * g.out_w + ow) * g.channels + c];
+        if (code == 0) continue;
+        const auto h = oh * g.stride_h - g.pad_h + (code - 1) / g.kernel_w * g.dilation_h;
+        const auto w = ow * g.stride_w - g.pad_w + (code - 1) % g.kernel_w * g.dilation_w;
+        if (h < 0 || h >= g.in_h || w < 0 || w >= g.in_w) return false;
+      }
+    }
+  }
+  return true;
+}
+
 class MaxPool2dNode final : public FxNode {
  public:
   MaxPool2dNode() : FxNode("max_pool2d") {}
@@ -123,6 +151,8 @@ class MaxPool2dNode final : public FxNode {
     const auto planes = planes_.unpack();
     input_.check_unmodified("fxpass::max_pool2d");
     const auto& p = pooling_;
+    const auto count = c10::multiply_integers(p.output_sizes);
+    codec::check_words(planes, kernels::words_for(count) * p.width, "fxpass::max_pool2d");
     const auto grad = std::move(grads[0]).contiguous(p.format);
     auto out = at::empty(p.input_sizes, grad.options().memory_format(p.format));
     const auto kernel =
@@ -135,6 +165,8 @@ class MaxPool2dNode final : public FxNode {
       std::vector<std::uint8_t> bytes(outputs);
       for (auto part = first; part < last; ++part) {
         codes::unpack(planes, part * outputs, outputs, p.width, bytes.data());
+        TORCH_CHECK(lie_inside(bytes, p.geometry), "fxpass::max_pool2d: the payload names positions "
+                    "outside the image (did a saved_tensors_hooks change it?)");
         kernel(p.dtype, p.geometry, src + part * outputs * size, bytes.data(),
                dst + part * inputs * size);
       }
@@ -154,7 +186,7 @@ class MaxPool2dNode final : public FxNode {
 
 std::optional<at::Tensor> max_pool2d_by_kernels(const at::Tensor& x, const PoolArgs& args,
                                                 bool fused_relu) {
-  if (!torch::autograd::compute_requires_grad(x)) return std::nullopt;
+  if (!torch::autograd::compute_requires_grad(x) || has_tangent(x)) return std::nullopt;
   auto pooling = plan(x, args, fused_relu);
   if (!pooling) return std::nullopt;
   const auto node = make_node<MaxPool2dNode>(x);

@@ -25,7 +25,7 @@ void FxNode::release_variables() {
 
 bool is_mine(const at::Tensor& grad) {
   return grad.use_count() == 1 && grad.has_storage() && grad.storage().use_count() == 1 &&
-         !at::GradMode::is_enabled();
+         grad.storage().resizable() && !at::GradMode::is_enabled();
 }
 
 bool has_canonical_strides(const at::Tensor& t) {

@@ -36,8 +36,13 @@ class FxNode : public torch::autograd::Node {
   const char* op_;
 };
 
-// Whether a gradient may be overwritten: this reference is the only one to tensor and storage.
+// Whether a gradient may be overwritten: this reference is the only one to tensor and storage, and
+// the memory is the allocator's own (a hook may have returned memory that NumPy also sees).
 bool is_mine(const at::Tensor& grad);
+
+// Whether a tensor carries a tangent of forward-mode AD, of which these nodes know nothing: eager's
+// own op must run.
+inline bool has_tangent(const at::Tensor& tensor) { return tensor._fw_grad(/*level=*/0).defined(); }
 
 // Whether sizes and strides are exactly those that ATen gives a fresh contiguous or channels_last
 // tensor. With other strides (those of a size-1 dimension, say) ATen's elementwise ops return

@@ -66,6 +66,8 @@ class ReluNode final : public FxNode {
   variable_list backward(variable_list& grads) override {
     const auto mask = mask_.unpack();
     result_.check_unmodified("fxpass::relu");
+    codec::check_words(mask, kernels::words_for(c10::multiply_integers(geometry_.sizes)),
+                       "fxpass::relu");
     auto grad = std::move(grads[0]);
     const bool same_layout = canonical_ && grad.sizes() == at::IntArrayRef(geometry_.sizes) &&
                              grad.strides() == at::IntArrayRef(geometry_.strides);
@@ -124,7 +126,7 @@ std::tuple<at::Tensor, SavedPtr> with_lazy_handle(at::Tensor y) {
 }  // namespace
 
 std::tuple<at::Tensor, SavedPtr> relu(const at::Tensor& x) {
-  if (!torch::autograd::compute_requires_grad(x) || !codec::is_flat(x)) {
+  if (!torch::autograd::compute_requires_grad(x) || !codec::is_flat(x) || has_tangent(x)) {
     return with_lazy_handle(at::relu(x));
   }
   const auto node = make_node<ReluNode>(x);
@@ -150,7 +152,8 @@ namespace {
 
 std::tuple<at::Tensor, SavedPtr> relu_(at::Tensor x) {
   // A view's history is rebased on its base (CopySlices); ATen's own node does that as it should.
-  if (!torch::autograd::compute_requires_grad(x) || !codec::is_flat(x) || x.is_view()) {
+  if (!torch::autograd::compute_requires_grad(x) || !codec::is_flat(x) || has_tangent(x) ||
+      x.is_view()) {
     at::relu_(x);
     return with_lazy_handle(x);
   }

@@ -3,6 +3,7 @@
 #include <torch/csrc/autograd/generated/Functions.h>
 #include <torch/csrc/autograd/saved_variable_hooks.h>
 
+#include "saved/codec.h"
 #include "saved/shape_only.h"
 
 namespace fxpass::swap {
@@ -61,47 +62,33 @@ class HandleHooks final : public SavedVariableHooks {
   Kept kept_;
 };
 
-// The nearest node of type N on the path of first inputs that an op has just recorded: composite
-// ops put views before and after their main node.
-template <typename N>
-N* find(const at::Tensor& out) {
+// Calls edit(node) on the nearest node of one of these types on the path of first inputs from `out`
+// back to `in`: composite ops put views before and after their main node. An op that recorded none of
+// them (average pooling to one pixel is a mean) is left as it is, and so is whatever made `in`.
+template <typename... Nodes, typename Edit>
+void edit_nearest(const at::Tensor& out, const at::Tensor& in, const Edit& edit) {
   constexpr int kMostViews = 3;
+  const auto* end = in.requires_grad() ? torch::autograd::impl::gradient_edge(in).function.get()
+                                       : nullptr;
   Node* node = out.grad_fn().get();
-  for (int step = 0; node != nullptr && step <= kMostViews; ++step) {
-    if (auto* found = dynamic_cast<N*>(node)) return found;
+  const auto is_edited = [&](auto* found) {
+    if (found != nullptr) edit(*found);
+    return found != nullptr;
+  };
+  for (int step = 0; node != nullptr && node != end && step <= kMostViews; ++step) {
+    if ((is_edited(dynamic_cast<Nodes*>(node)) || ...)) return;
     node = node->num_outputs() > 0 ? node->next_edge(0).function.get() : nullptr;
   }
-  return nullptr;
 }
 
+// Whether a saved tensor is one whose memory may be read here, and still ours to replace.
 bool is_free(const SavedVariable& saved) {
   const auto raw = saved.get_raw_data();
-  return raw.has_value() && raw->defined();
+  return raw.has_value() && raw->defined() && codec::is_plain(*raw);
 }
 
 void shape_only(SavedVariable& saved) {
   if (is_free(saved)) saved.register_hooks(std::make_unique<ShapeHooks>());
-}
-
-template <typename... Nodes>
-void input_by_shape(const at::Tensor& out) {
-  const auto one = [&](auto* node) {
-    if (node == nullptr) return false;
-    shape_only(node->self_);
-    return true;
-  };
-  (void)(one(find<Nodes>(out)) || ...);
-}
-
-template <typename N>
-bool by_codes(const at::Tensor& out, const Windows& windows) {
-  auto* node = find<N>(out);
-  if (node == nullptr) return false;
-  shape_only(node->self_);
-  if (is_free(node->result1_)) {
-    node->result1_.register_hooks(std::make_unique<CodeHooks>(windows));
-  }
-  return true;
 }
 
 void by_handle(SavedVariable& saved, const std::optional<SavedPtr>& handle) {
@@ -112,30 +99,38 @@ void by_handle(SavedVariable& saved, const std::optional<SavedPtr>& handle) {
 
 }  // namespace
 
-void avg_pool_input_by_shape(const at::Tensor& out) {
-  input_by_shape<gen::AvgPool2DBackward0, gen::AvgPool3DBackward0, gen::AdaptiveAvgPool2DBackward0,
-                 gen::AdaptiveAvgPool3DBackward0>(out);
+void avg_pool_input_by_shape(const at::Tensor& out, const at::Tensor& in) {
+  edit_nearest<gen::AvgPool2DBackward0, gen::AvgPool3DBackward0, gen::AdaptiveAvgPool2DBackward0,
+               gen::AdaptiveAvgPool3DBackward0>(out, in, [](auto& node) { shape_only(node.self_); });
 }
 
-void pad_input_by_shape(const at::Tensor& out) {
-  input_by_shape<gen::ReflectionPad1DBackward0, gen::ReflectionPad2DBackward0,
-                 gen::ReflectionPad3DBackward0, gen::ReplicationPad1DBackward0,
-                 gen::ReplicationPad2DBackward0, gen::ReplicationPad3DBackward0>(out);
+void pad_input_by_shape(const at::Tensor& out, const at::Tensor& in) {
+  edit_nearest<gen::ReflectionPad1DBackward0, gen::ReflectionPad2DBackward0,
+               gen::ReflectionPad3DBackward0, gen::ReplicationPad1DBackward0,
+               gen::ReplicationPad2DBackward0, gen::ReplicationPad3DBackward0>(
+      out, in, [](auto& node) { shape_only(node.self_); });
 }
 
-void max_pool_by_codes(const at::Tensor& out, const Windows& windows) {
-  (void)(by_codes<gen::MaxPool2DWithIndicesBackward0>(out, windows) ||
-         by_codes<gen::MaxPool3DWithIndicesBackward0>(out, windows) ||
-         by_codes<gen::AdaptiveMaxPool2DBackward0>(out, windows) ||
-         by_codes<gen::AdaptiveMaxPool3DBackward0>(out, windows));
+void max_pool_by_codes(const at::Tensor& out, const at::Tensor& in, const Windows& windows) {
+  edit_nearest<gen::MaxPool2DWithIndicesBackward0, gen::MaxPool3DWithIndicesBackward0,
+               gen::AdaptiveMaxPool2DBackward0, gen::AdaptiveMaxPool3DBackward0>(
+      out, in, [&](auto& node) {
+        shape_only(node.self_);
+        if (is_free(node.result1_)) {
+          node.result1_.register_hooks(std::make_unique<CodeHooks>(windows));
+        }
+      });
 }
 
-void linear_input_by_handle(const at::Tensor& out, const std::optional<SavedPtr>& handle) {
-  if (auto* node = find<gen::AddmmBackward0>(out)) {
-    by_handle(node->mat1_, handle);
-  } else if (auto* node = find<gen::MmBackward0>(out)) {
-    by_handle(node->self_, handle);
-  }
+void linear_input_by_handle(const at::Tensor& out, const at::Tensor& in,
+                            const std::optional<SavedPtr>& handle) {
+  edit_nearest<gen::AddmmBackward0, gen::MmBackward0>(out, in, [&](auto& node) {
+    if constexpr (std::is_same_v<decltype(node), gen::AddmmBackward0&>) {
+      by_handle(node.mat1_, handle);
+    } else {
+      by_handle(node.self_, handle);
+    }
+  });
 }
 
 }  // namespace fxpass::swap

@@ -13,13 +13,16 @@
 
 namespace fxpass::swap {
 
-// Average pools read only the sizes and strides of the input they save. `out`: the op's result.
-void avg_pool_input_by_shape(const at::Tensor& out);
+// `out`: the op's result; `in`: its input, beyond whose node nothing is touched.
+
+// Average pools read only the sizes and strides of the input they save.
+void avg_pool_input_by_shape(const at::Tensor& out, const at::Tensor& in);
 // So do reflection and replication padding.
-void pad_input_by_shape(const at::Tensor& out);
+void pad_input_by_shape(const at::Tensor& out, const at::Tensor& in);
 // Max pools read only the shape of their input; their int64 indices become codes.
-void max_pool_by_codes(const at::Tensor& out, const Windows& windows);
+void max_pool_by_codes(const at::Tensor& out, const at::Tensor& in, const Windows& windows);
 // The input that linear's matrix product saves, by its handle.
-void linear_input_by_handle(const at::Tensor& out, const std::optional<SavedPtr>& handle);
+void linear_input_by_handle(const at::Tensor& out, const at::Tensor& in,
+                            const std::optional<SavedPtr>& handle);
 
 }  // namespace fxpass::swap

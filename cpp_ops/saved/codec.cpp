@@ -63,16 +63,29 @@ std::optional<kernels::DType> kernel_dtype(at::ScalarType dtype) {
   }
 }
 
-bool is_flat(const at::Tensor& t) {
+bool is_plain(const at::Tensor& t) {
   return t.device().is_cpu() && t.layout() == at::kStrided &&
-         !t.key_set().has_any(c10::DispatchKeySet({c10::DispatchKey::Python,
-                                                   c10::DispatchKey::Conjugate,
-                                                   c10::DispatchKey::Negative})) &&
-         kernel_dtype(t.scalar_type()).has_value() && t.is_non_overlapping_and_dense();
+         !t.key_set().has_any(c10::DispatchKeySet(
+             {c10::DispatchKey::Python, c10::DispatchKey::Conjugate, c10::DispatchKey::Negative,
+              c10::DispatchKey::Functionalize, c10::DispatchKey::FuncTorchBatched,
+              c10::DispatchKey::FuncTorchGradWrapper}));
+}
+
+bool is_flat(const at::Tensor& t) {
+  return is_plain(t) && kernel_dtype(t.scalar_type()).has_value() &&
+         t.is_non_overlapping_and_dense();
 }
 
 at::Tensor new_words(const at::Tensor& like, std::int64_t count) {
   return at::empty({count}, at::TensorOptions().dtype(at::kLong).device(like.device()));
+}
+
+void check_words(const at::Tensor& bits, std::int64_t count, const char* what) {
+  TORCH_CHECK(bits.defined() && is_plain(bits) && bits.scalar_type() == at::kLong &&
+                  bits.is_contiguous() && bits.numel() == count,
+              what, ": expected a payload of ", count, " contiguous int64 words on the CPU, got ",
+              bits.numel(), " of ", bits.scalar_type(), " on ", bits.device(),
+              " (did a saved_tensors_hooks change it?)");
 }
 
 at::Tensor mark(const at::Tensor& flat) {
@@ -114,13 +127,11 @@ Packed pack(const at::Tensor& flat) {
 
 void unpack(const at::Tensor& bits, const at::Tensor& values, const at::Tensor& out) {
   const auto n = out.numel();
-  TORCH_CHECK(bits.scalar_type() == at::kLong && bits.is_contiguous() &&
-                  bits.numel() == words_for(n),
-              "bitmap: expected ", words_for(n), " contiguous int64 words of bits for ", n,
-              " elements, got ", bits.numel(), " of ", bits.scalar_type());
-  TORCH_CHECK(values.scalar_type() == out.scalar_type() && values.is_contiguous(),
-              "bitmap: expected contiguous values of ", out.scalar_type(), ", got ",
-              values.scalar_type());
+  check_words(bits, words_for(n), "bitmap");
+  TORCH_CHECK(is_plain(values) && values.scalar_type() == out.scalar_type() &&
+                  values.is_contiguous(),
+              "bitmap: expected contiguous values of ", out.scalar_type(), " on the CPU, got ",
+              values.scalar_type(), " on ", values.device());
   if (n % kWordBits != 0) {
     const auto beyond = words(bits)[bits.numel() - 1] >> (n % kWordBits);
     TORCH_CHECK(beyond == 0, "bitmap: bits are set past the last of ", n, " elements");

@@ -20,8 +20,12 @@ struct Packed {
 // The kernels' dtype, or nothing where they have none.
 std::optional<kernels::DType> kernel_dtype(at::ScalarType dtype);
 
-// Whether the kernels may read this tensor's memory as one flat range: a plain CPU tensor of a
-// supported dtype (no subclass, no fake), dense and without overlap.
+// Whether a tensor's sizes and memory are what they seem: strided, on the CPU, no subclass, fake or
+// wrapper of a transform.
+bool is_plain(const at::Tensor& tensor);
+
+// Whether the kernels may read this tensor's memory as one flat range: plain, of a supported dtype,
+// dense and without overlap.
 bool is_flat(const at::Tensor& tensor);
 
 // Elements a task of the thread pool takes at least: below it, handing over costs more than the work.
@@ -31,6 +35,9 @@ inline std::uint64_t* words(const at::Tensor& bits) {
   return reinterpret_cast<std::uint64_t*>(bits.data_ptr<std::int64_t>());
 }
 at::Tensor new_words(const at::Tensor& like, std::int64_t count);
+// Raises unless these are `count` words, as new_words() makes them: what comes back from the user's
+// saved_tensors_hooks may be anything.
+void check_words(const at::Tensor& bits, std::int64_t count, const char* what);
 
 // bits of the elements of a flat tensor that are not zero.
 at::Tensor mark(const at::Tensor& flat);

@@ -33,6 +33,20 @@ WindowDim Windows::strided(std::int64_t input, std::int64_t output, std::int64_t
   return dim;
 }
 
+Windows Windows::of_pool(int n, const at::Tensor& in, const at::Tensor& out,
+                         at::IntArrayRef kernel_size, at::IntArrayRef stride,
+                         at::IntArrayRef padding, at::IntArrayRef dilation) {
+  const auto of = [](at::IntArrayRef list, int d) { return list.size() == 1 ? list[0] : list[d]; };
+  const auto strides = stride.empty() ? kernel_size : stride;
+  Windows windows;
+  for (int d = 0; d < n; ++d) {
+    windows.dims.push_back(strided(in.size(in.dim() - n + d), out.size(out.dim() - n + d),
+                                   of(kernel_size, d), of(strides, d), of(padding, d),
+                                   of(dilation, d)));
+  }
+  return windows;
+}
+
 WindowDim Windows::adaptive(std::int64_t input, std::int64_t output) {
   WindowDim dim{input, std::vector<std::int64_t>(output), 1, 1};
   for (std::int64_t o = 0; o < output; ++o) {
@@ -61,6 +75,7 @@ void for_dims(const Windows& windows, std::int64_t flat, const Body& body) {
 }
 
 std::uint8_t encode(const Windows& windows, std::int64_t output, std::int64_t index) {
+  if (index < 0) return 0;
   std::int64_t code = 0, scale = 1;
   for_dims(windows, output, [&](const WindowDim& dim, std::int64_t start) {
     code += (index % dim.input - start) / dim.dilation * scale;
@@ -71,6 +86,7 @@ std::uint8_t encode(const Windows& windows, std::int64_t output, std::int64_t in
 }
 
 std::int64_t decode(const Windows& windows, std::int64_t output, std::int64_t code) {
+  if (code-- == 0) return -1;
   std::int64_t index = 0, scale = 1;
   for_dims(windows, output, [&](const WindowDim& dim, std::int64_t start) {
     index += (start + code % dim.extent * dim.dilation) * scale;
@@ -118,6 +134,7 @@ at::Tensor from_indices(const at::Tensor& indices, const Windows& windows) {
 at::Tensor to_indices(const at::Tensor& planes, const Windows& windows, at::IntArrayRef sizes,
                       at::IntArrayRef strides) {
   auto flat = at::empty(sizes, at::TensorOptions().dtype(at::kLong));
+  codec::check_words(planes, kernels::words_for(flat.numel()) * windows.width(), "max pool");
   auto* dst = flat.data_ptr<std::int64_t>();
   const auto n = flat.numel(), plane = windows.outputs();
   at::parallel_for(0, (n + kChunk - 1) / kChunk, 1, [&](std::int64_t first, std::int64_t last) {
@@ -126,7 +143,7 @@ at::Tensor to_indices(const at::Tensor& planes, const Windows& windows, at::IntA
       const auto begin = chunk * kChunk, count = std::min(kChunk, n - begin);
       unpack(planes, begin, count, windows.width(), bytes.data());
       for (std::int64_t i = 0; i < count; ++i) {
-        dst[begin + i] = decode(windows, (begin + i) % plane, bytes[i] - 1);
+        dst[begin + i] = decode(windows, (begin + i) % plane, bytes[i]);
       }
     }
   });

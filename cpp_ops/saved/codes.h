@@ -31,6 +31,10 @@ struct Windows {
 
   static WindowDim strided(std::int64_t input, std::int64_t output, std::int64_t kernel,
                            std::int64_t stride, std::int64_t padding, std::int64_t dilation);
+  // The windows of out = max_pool<n>d(in, ...), arguments as ATen takes them.
+  static Windows of_pool(int n, const at::Tensor& in, const at::Tensor& out,
+                         at::IntArrayRef kernel_size, at::IntArrayRef stride,
+                         at::IntArrayRef padding, at::IntArrayRef dilation);
   // Adaptive pooling: window o covers floor(o * in / out) .. ceil((o + 1) * in / out) - 1.
   static WindowDim adaptive(std::int64_t input, std::int64_t output);
 };
@@ -44,7 +48,7 @@ void pack(const std::uint8_t* bytes, std::int64_t begin, std::int64_t n, int wid
 void unpack(const at::Tensor& planes, std::int64_t begin, std::int64_t n, int width,
             std::uint8_t* bytes);
 
-// ATen's int64 indices (position in the input plane) to codes and back. `indices` may have any
+// ATen's int64 indices (position in the input plane) to codes and back; -1 is code 0. `indices` may have any
 // strides; what comes back has the sizes and strides given.
 at::Tensor from_indices(const at::Tensor& indices, const Windows& windows);
 at::Tensor to_indices(const at::Tensor& planes, const Windows& windows, at::IntArrayRef sizes,

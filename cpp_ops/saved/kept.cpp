@@ -20,7 +20,15 @@ void Kept::keep(const at::Tensor& value, const std::optional<SavedPtr>& handle) 
 at::Tensor Kept::unpack(const char* op) const {
   TORCH_CHECK(state_ != State::Released, torch::autograd::ERR_BACKWARD_TWICE);
   if (state_ != State::Handle) return dense_.unpack();
-  const auto base = handle_->fetch(op);
+  return view_of(handle_->fetch(op));
+}
+
+at::Tensor Kept::unpack_unchecked() const {
+  TORCH_CHECK(state_ == State::Handle, torch::autograd::ERR_BACKWARD_TWICE);
+  return view_of(handle_->fetch_unchecked());
+}
+
+at::Tensor Kept::view_of(const at::Tensor& base) const {
   const auto& whole = handle_->geometry();
   if (view_.sizes == whole.sizes && view_.strides == whole.strides &&
       view_.offset == whole.offset) {

@@ -24,6 +24,8 @@ class Kept {
   // The value, sizes and strides as given to keep(). Raises as a SavedVariable does: after reset(),
   // and if the value was modified in place since. `op` names the consumer in errors.
   at::Tensor unpack(const char* op) const;
+  // The value by its handle, without the check for in-place changes. Only after keep_packed().
+  at::Tensor unpack_unchecked() const;
   // Lets go of the payload, as soon as backward has used it.
   void reset();
 
@@ -33,6 +35,8 @@ class Kept {
  private:
   enum class State { Empty, Dense, Handle, Released } state_ = State::Empty;
   torch::autograd::SavedVariable dense_;
+  at::Tensor view_of(const at::Tensor& base) const;
+
   SavedPtr handle_;
   Geometry view_;
 };

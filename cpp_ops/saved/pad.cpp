@@ -16,7 +16,8 @@ bool PadSaved::pack(const at::Tensor&) { return has_input_; }
 
 at::Tensor PadSaved::restore() {
   at::NoGradGuard no_grad;
-  return at::pad(input_.unpack("fxpass::pad"), args_.pad, args_.mode, args_.value);
+  // Eager keeps the padded value, so writing into the input afterwards is the user's right.
+  return at::pad(input_.unpack_unchecked(), args_.pad, args_.mode, args_.value);
 }
 
 }  // namespace fxpass

@@ -3,6 +3,8 @@
 #include <torch/csrc/autograd/engine.h>
 #include <torch/library.h>
 
+#include "saved/codec.h"
+
 namespace fxpass {
 
 Geometry Geometry::of(const at::Tensor& tensor) {
@@ -85,7 +87,7 @@ class DropAtTaskEnd {
 }  // namespace
 
 Saved::Saved(const at::Tensor& value) {
-  if (!value.defined() || !value.has_storage()) {
+  if (!value.defined() || !codec::is_plain(value) || !value.has_storage()) {
     packed_ = Packed::Refused;
     return;
   }
@@ -117,6 +119,10 @@ bool Saved::claim(const at::Tensor& value) {
 
 at::Tensor Saved::fetch(const char* op) {
   identity_.check_unmodified(op);
+  return fetch_unchecked();
+}
+
+at::Tensor Saved::fetch_unchecked() {
   const int task = torch::autograd::get_current_graph_task_id();
   if (auto shared = cache_->take(task); shared.defined()) return shared;
   auto value = restore();

@@ -76,6 +76,8 @@ class Saved : public torch::CustomClassHolder {
   // The restored value with the sizes and strides of the tensor given to the constructor.
   // Raises if the bytes were modified in place since forward. `op` names the consumer.
   at::Tensor fetch(const char* op);
+  // The same without that check: a payload is a copy, and eager may keep no tensor here to check.
+  at::Tensor fetch_unchecked();
 
   // Bytes of the payload kept now; 0 before the first claim.
   virtual std::int64_t nbytes() const { return 0; }

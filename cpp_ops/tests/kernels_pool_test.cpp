@@ -224,7 +224,7 @@ void check_random_pools(int count) {
     Buffer x(s.inputs() * std::int64_t{sizeof(T)});
     fill_input<T>(x, random);
     for (const Kernels* k : targets()) {
-      INFO(k->name, ", example ", i, ": ", describe(s));
+      INFO(std::string(k->name), ", example ", i, ": ", describe(s));
       check_forward<T>(*k, s, x, random);
       check_backward<T>(*k, s, x, i % 4 == 0, random);
     }

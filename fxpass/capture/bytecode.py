@@ -44,6 +44,8 @@ class CodeFacts:
                 return f"assigns the global variable '{step.argval}'"
             if step.opname in ("STORE_DEREF", "DELETE_DEREF") and self._is_outer(step.argval):
                 return f"assigns '{step.argval}' of an enclosing function"
+            if step.opname == "IS_OP" and not any(map(_is_fixed, steps[index - 2 : index])):
+                return "asks whether two values are the same object"
             if (
                 step.opname == "LOAD_GLOBAL"
                 and step.argval == "type"
@@ -63,6 +65,25 @@ class CodeFacts:
 def is_plain_access(frame: FrameType) -> bool:
     """Whether `frame` now reads an attribute by a dot, neither by hasattr() nor by getattr()."""
     return _current(frame)[0].opname in ("LOAD_ATTR", "LOAD_METHOD")
+
+
+def is_assertion(frame: FrameType) -> bool:
+    """Whether `frame` now decides on the condition of an assert statement, as a whole."""
+    step, index = _current(frame)
+    following = _instructions(frame.f_code)[index + 1]
+    return step.opname.endswith("_IF_TRUE") and following.opname == "LOAD_ASSERTION_ERROR"
+
+
+def is_assertion_message(frame: FrameType) -> bool:
+    """Whether `frame` now makes an f-string that is nothing but the message of torch._assert()."""
+    steps, (_, index) = _instructions(frame.f_code), _current(frame)
+    start = index
+    while start and not steps[start - 1].opname.startswith(("POP_", "STORE_", "RESUME")):
+        start -= 1
+    callee = [step.argval for step in steps[start : start + 2]]  # torch._assert, or _assert
+    names = [step.opname for step in steps[index:]]
+    after = names[names.index("BUILD_STRING") + 1 :] if "BUILD_STRING" in names else []
+    return "_assert" in callee and after[:3] == ["PRECALL", "CALL", "POP_TOP"]
 
 
 def compares_next_with_none(frame: FrameType) -> bool:
@@ -97,6 +118,10 @@ def _tested_for_none(steps: list[dis.Instruction], index: int) -> dis.Instructio
             if loads.opname == "LOAD_CONST" and loads.argval is None:
                 return steps[operand]
     return None
+
+
+def _is_fixed(step: dis.Instruction) -> bool:
+    return step.opname in ("LOAD_CONST", *_NOT_A_VALUE)
 
 
 def _is_numpy(value: object) -> bool:

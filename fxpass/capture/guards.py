@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from operator import itemgetter
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fxpass.capture.modules import HOOK_DICTS, has_global_hooks
@@ -85,10 +86,7 @@ class Guards:
             elif module in set(leaves.values()):
                 self._guard(module, [n for n in _baked(module) if n in module.__dict__])
         self._slots = [
-            (members, name)
-            for m in modules
-            for members in (m._parameters, m._buffers)
-            for name in members
+            (members, name) for m in modules for members in _tensor_dicts(m) for name in members
         ]
         self._empty = self._empty_slots()
         self._ties = _ties(root)
@@ -189,12 +187,18 @@ def _frozen(value: Any) -> Any:
     return set(value) if type(value) is set else value
 
 
+def _tensor_dicts(module: nn.Module) -> tuple[dict[str, Any], ...]:
+    if isinstance(module, torch.jit.ScriptModule):
+        return ()  # It holds no dicts, and nothing of it is read by a trace.
+    return module._parameters, module._buffers
+
+
 def _ties(root: nn.Module) -> list[tuple[dict[str, Any], str, dict[str, Any], str]]:
     """The places that hold one tensor together: a trace reads it at one of them only."""
     first: dict[int, tuple[dict[str, Any], str]] = {}
     ties = []
     for module in root.modules():
-        for members in (module._parameters, module._buffers):
+        for members in _tensor_dicts(module):
             for name, tensor in members.items():
                 if tensor is not None:
                     if id(tensor) in first:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from fxpass.capture.lengths import expect_length
+from fxpass.capture.checks import expect_length, expect_true
 
 Kind = type | None
 
@@ -69,7 +69,7 @@ def kind_of_function(
         return _ATTRIBUTES.get(args[1]) if kind_of(args[0]) is Tensor else None
     if function is operator.getitem:
         return _kind_of_item(args, kind_of, module_of)
-    if function in (operator.setitem, expect_length):
+    if function in (operator.setitem, expect_length, expect_true):
         return object
     home = getattr(function, "__module__", None) or ""
     if home == "_operator":
@@ -85,7 +85,8 @@ def kind_of_function(
         return Tensor if _returned(name) is Tensor else object
     if function is getattr(torch, name, None) or home == "torch._C._nn":
         returned = _returned(name)
-        return returned if isinstance(function, _BUILTIN) or returned is Tensor else object
+        is_exact = isinstance(function, _BUILTIN) or returned is Tensor
+        return returned if is_exact and name not in _VARYING else object
     return None
 
 
@@ -97,13 +98,17 @@ def kind_of_method(name: str, args: tuple[Any, ...], kind_of: Callable[[Any], Ki
         return torch.Size if len(args) == 1 else int
     if name in _CASTS:
         return Tensor
-    if name in ("split", "item", "tolist"):
-        return tuple if name == "split" else object
-    in_place = name.endswith("_") and not name.endswith("__")
-    return _returned(name) if not in_place or name not in ("resize_", "set_") else object
+    if name in ("dim", "ndimension", "numel", "nelement", "storage_offset"):
+        return int
+    returned = _returned(name)
+    is_exact = isinstance(getattr(Tensor, name, None), _METHOD) or returned is Tensor
+    return returned if is_exact and name not in _VARYING else object
 
 
+# The schema of nonzero() does not tell of as_tuple.
+_VARYING = frozenset({"nonzero"})
 _BUILTIN = type(torch.relu)
+_METHOD = type(Tensor.relu)
 
 
 def _kind_of_item(
@@ -151,6 +156,6 @@ def _returned(name: str) -> Kind:
             continue  # Python's str.split shares the name, not the operator.
         types = [str(argument.type) for argument in schema.returns]
         is_tuple = len(types) > 1 or types == ["List[Tensor]"]
-        one: Kind = {"Tensor": Tensor, "int": int, "bool": bool}.get(types[0] if types else "")
+        one: Kind = {"Tensor": Tensor, "bool": bool}.get(types[0] if types else "")
         kinds.add(tuple if is_tuple else one)
     return kinds.pop() or object if len(kinds) == 1 else object

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import sysconfig
 from dataclasses import dataclass
@@ -11,9 +12,9 @@ from types import FrameType, TracebackType
 import torch
 from torch import nn
 
-_STDLIB = sysconfig.get_paths()["stdlib"]
-_TORCH = str(Path(torch.__file__).parent)
-_FXPASS = str(Path(__file__).parent.parent)
+_STDLIB = sysconfig.get_paths()["stdlib"] + os.sep
+_TORCH = str(Path(torch.__file__).parent) + os.sep
+_FXPASS = str(Path(__file__).parent.parent) + os.sep
 
 
 @dataclass(frozen=True)

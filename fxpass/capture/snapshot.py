@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 _PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})
 _SHARED = (nn.Module, type, ModuleType, FunctionType, MethodType, BuiltinFunctionType)
@@ -146,7 +147,7 @@ def _same_state(a: Any, b: Any) -> bool:
 
 
 def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
+    return 0 if is_lazy(tensor) or tensor.is_inference() else tensor._version
 
 
 def _changed(container: Any, before: list[Any]) -> str | None:

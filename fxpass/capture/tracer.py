@@ -7,8 +7,7 @@ import inspect
 import sys
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import fields, is_dataclass
 from types import FrameType
 from typing import Any, NoReturn
@@ -16,19 +15,18 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.proxy import TracerBase
-from torch.overrides import TorchFunctionMode
 
 from fxpass.capture.bytecode import CodeFacts, compares_next_with_none
 from fxpass.capture.guards import Guards
 from fxpass.capture.kinds import Kind, kind_of_function, kind_of_method, kind_of_module
-from fxpass.capture.losses import Stop, is_importing, location_of_frame
+from fxpass.capture.losses import Stop, location_of_frame
 from fxpass.capture.modules import has_global_hooks, has_hooks, is_leaf, is_overridden
 from fxpass.capture.pattern import ArgPattern
 from fxpass.capture.snapshot import Snapshot
-from fxpass.capture.values import IN_PLACE, Value
+from fxpass.capture.untraced import NoUntracedTensors, recording_assignments, without_modes
+from fxpass.capture.values import Value
 from fxpass.capture.watch import Watch
 
-_HARMLESS = frozenset({torch._assert})
 _EXACT_CONTAINERS = frozenset({tuple, list, dict})
 
 
@@ -58,7 +56,7 @@ class Tracer(fx.Tracer):
         self._cut = set(boundaries)
         self._snapshot = snapshot
         self._global_hooks = has_global_hooks()
-        self._thread = threading.get_ident()
+        self.thread = threading.get_ident()
         self._stack: list[nn.Module] = []
         self._inlined: set[nn.Module] = set()
         self._cached: dict[str, Value] = {}
@@ -67,9 +65,9 @@ class Tracer(fx.Tracer):
     def trace(self, root: nn.Module, concrete_args: None = None) -> fx.Graph:  # type: ignore[override]
         """The graph of `root`'s forward; its placeholders are in the pattern's order."""
         self._stack.append(root)
-        self._tensor_names: dict[int, str] = {}
+        self.tensor_names: dict[int, str] = {}
         for named in (root.named_parameters(), root.named_buffers()):
-            self._tensor_names.update({id(tensor): name for name, tensor in named})
+            self.tensor_names.update({id(tensor): name for name, tensor in named})
         return super().trace(root)
 
     def lose(self, reason: str, frame: FrameType | None) -> NoReturn:
@@ -89,7 +87,7 @@ class Tracer(fx.Tracer):
         before = ArgPattern.of(*self._as_shape(args, kwargs))
 
         def forward() -> Any:
-            with _recording_assignments(self), _NoUntracedTensors(self), self.watch:
+            with recording_assignments(self), without_modes(), NoUntracedTensors(self), self.watch:
                 result = root_fn(self.root, *args, **kwargs)
             if ArgPattern.of(*self._as_shape(args, kwargs)) != before:
                 self._blame(self._stack[0], "changes a list or dict that it was given")
@@ -149,7 +147,7 @@ class Tracer(fx.Tracer):
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: Any) -> Any:
         """What reading a parameter, buffer or submodule of a module gives."""
-        if threading.get_ident() != self._thread:
+        if threading.get_ident() != self.thread:
             return attr_val
         if isinstance(attr_val, nn.Module):
             if not compares_next_with_none(sys._getframe(2)):
@@ -160,7 +158,7 @@ class Tracer(fx.Tracer):
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """A call of a submodule: a node, or the trace of its own forward."""
-        if threading.get_ident() != self._thread:
+        if threading.get_ident() != self.thread:
             return forward(*args, **kwargs)
         self.calls[m] += 1
         path = self._path(m)
@@ -210,7 +208,7 @@ class Tracer(fx.Tracer):
         return path
 
     def _tensor(self, tensor: Tensor) -> Value:
-        name = self._tensor_names.get(id(tensor)) or self.tensor_attrs.get(tensor)
+        name = self.tensor_names.get(id(tensor)) or self.tensor_attrs.get(tensor)
         if name is None:
             self.lose(
                 "uses a tensor that is made in forward or held outside of the modules, which the"
@@ -301,70 +299,6 @@ class Tracer(fx.Tracer):
             return value
 
         return replace(args), replace(kwargs)
-
-
-class _NoUntracedTensors(TorchFunctionMode):
-    """Stops operations on real tensors only: what they give would be frozen into the trace."""
-
-    def __init__(self, tracer: Tracer) -> None:
-        self._tracer = tracer
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if _has_value(args) or _has_value(kwargs) or func in _HARMLESS:
-            return func(*args, **kwargs)
-        if is_importing(inspect.currentframe()):
-            return func(*args, **kwargs)
-        name = getattr(func, "__name__", str(func))
-        if name == "__get__":
-            name = getattr(getattr(func, "__self__", None), "__name__", name)
-        self._tracer.lose(
-            f"calls torch's {name} on nothing traced: the trace would freeze the result",
-            inspect.currentframe(),
-        )
-
-
-def _has_value(arg: Any) -> bool:
-    if isinstance(arg, (tuple, list)):
-        return any(map(_has_value, arg))
-    if isinstance(arg, dict):
-        return any(map(_has_value, arg.values()))
-    return isinstance(arg, fx.Proxy)
-
-
-@contextmanager
-def _recording_assignments(tracer: Tracer) -> Iterator[None]:
-    """Stops assignments to the attributes of modules, except for `self.buffer += x`.
-
-    There Python assigns the tensor that was changed in place to the attribute that holds it.
-    """
-    original = nn.Module.__setattr__
-
-    def assign(module: nn.Module, name: str, value: Any) -> None:
-        frame = inspect.currentframe()
-        if threading.get_ident() != tracer._thread or is_importing(frame):
-            original(module, name, value)
-        elif not _is_in_place(module, name, value, tracer):
-            tracer.lose(f"assigns its attribute '{name}'", frame)
-
-    nn.Module.__setattr__ = assign  # type: ignore[method-assign,assignment]
-    try:
-        yield
-    finally:
-        nn.Module.__setattr__ = original  # type: ignore[method-assign]
-
-
-def _is_in_place(module: nn.Module, name: str, value: Any, tracer: Tracer) -> bool:
-    if type(value) is not Value or getattr(value.node.target, "__name__", "") not in IN_PLACE:
-        return False
-    changed = value.node.args[0]
-    held = module._parameters.get(name, module._buffers.get(name))
-    return (
-        isinstance(changed, fx.Node)
-        and changed.op == "get_attr"
-        and held is not None
-        and tracer._tensor_names.get(id(held)) == changed.target
-    )
 
 
 def _is_odd(a: Any) -> bool:

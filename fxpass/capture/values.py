@@ -15,10 +15,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch.fx import Node, Proxy
 
-from fxpass.capture.bytecode import compares_next_with_none, is_plain_access
+from fxpass.capture.bytecode import (
+    compares_next_with_none,
+    is_assertion,
+    is_assertion_message,
+    is_plain_access,
+)
+from fxpass.capture.checks import expect_length, expect_true
 from fxpass.capture.kinds import IMMUTABLE, Kind
-from fxpass.capture.lengths import expect_length
-from fxpass.capture.losses import caller, is_fxpass_or_torch
+from fxpass.capture.losses import caller, is_fxpass_or_torch, location_of_frame
 
 if TYPE_CHECKING:
     from fxpass.capture.tracer import Tracer
@@ -93,6 +98,11 @@ class Value(Proxy):
             raise AttributeError(f"'{kind.__name__}' object has no attribute '{name}'")
         return Member(self, name)
 
+    def __format__(self, spec: str) -> str:
+        if is_assertion_message(caller()):
+            return "a value known only at run time"
+        self._lose("writes a value known only at run time into a string")
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in _OWN:
             self._lose(f"assigns the attribute '{name}' of a traced value")
@@ -105,6 +115,11 @@ class Value(Proxy):
         self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
 
     def __bool__(self) -> bool:
+        frame = caller()
+        if is_assertion(frame):
+            where = location_of_frame(frame)
+            self.tracer.create_proxy("call_function", expect_true, (self, where), {})
+            return True
         self._lose("decides on a value known only at run time (if, while, and, or, not)")
 
     def __iter__(self) -> Iterator[Any]:
@@ -173,5 +188,5 @@ def _define_lossy(name: str, reason: str) -> None:
 
 for _name, _plain in IN_PLACE.items():
     _define_in_place(_name, _plain)
-for _name in ("len", "int", "float", "complex", "contains", "format", "delitem"):
+for _name in ("len", "int", "float", "complex", "contains", "delitem"):
     _define_lossy(_name, f"asks for the {_name} of a value known only at run time")

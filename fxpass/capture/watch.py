@@ -23,6 +23,7 @@ from types import BuiltinFunctionType, CodeType, FrameType
 from typing import Any
 
 import torch
+from torch.fx import _symbolic_trace
 from torch.overrides import TorchFunctionMode
 from torch.utils import _device, _python_dispatch, checkpoint
 
@@ -52,6 +53,8 @@ _PYTHON: dict[CodeType, str] = {
     _function(_python_dispatch.TorchDispatchMode.__enter__): "enters a TorchDispatchMode",
     _function(_device.DeviceContext.__enter__): "enters a torch.device",
     _function(torch.random.fork_rng): "forks the random number generator",
+    _function(_symbolic_trace.is_fx_tracing): "asks whether it is traced",
+    _function(_symbolic_trace.is_fx_symbolic_tracing): "asks whether it is traced",
     _function(torch.manual_seed): "seeds the random number generator",
     _function(torch.set_default_dtype): "sets the default dtype",
     _function(torch.are_deterministic_algorithms_enabled): "reads a global setting of torch",

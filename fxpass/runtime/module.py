@@ -31,31 +31,34 @@ else:
 
 
 class CompiledModule(IsCompiled, _Base):
-    """What `fxpass.compile` returns: an nn.Module of the model's own class."""
+    """What `fxpass.compile` returns: an nn.Module of the model's own class.
 
-    __slots__ = ("_original", "_strict", "_unit")
+    Its own members begin with `_fxpass`, so that they are none of the model's.
+    """
 
-    _original: nn.Module
-    _unit: Unit
-    _strict: bool
+    __slots__ = ("_fxpass_original", "_fxpass_strict", "_fxpass_unit")
+
+    _fxpass_original: nn.Module
+    _fxpass_unit: Unit
+    _fxpass_strict: bool
 
     @property
     def original(self) -> nn.Module:
         """The model given to `fxpass.compile`, unchanged."""
-        return self._original
+        return self._fxpass_original
 
     @property
     def plan(self) -> Plan:
-        """The recipes of the program made last; empty before the model was traced."""
-        newest = self._unit.newest()
-        return newest.plan if newest is not None else Plan()
+        """The recipes of the program that ran last; empty before the model was traced."""
+        latest = self._fxpass_unit.latest()
+        return latest.plan if latest is not None else Plan()
 
     def explain(self) -> str:
         """The recipe of each saved value, for the model and each part compiled on its own."""
-        paths = {module: path for path, module in self._original.named_modules()}
+        paths = {module: path for path, module in self._fxpass_original.named_modules()}
         parts = [
             f"{paths.get(module) or 'the model'} ({type(module).__name__})\n{plan}"
-            for module, plan in self._unit.plans()
+            for module, plan in self._fxpass_unit.plans()
         ]
         return "\n\n".join(parts) or "not compiled yet: no call has been traced"
 
@@ -68,12 +71,10 @@ class CompiledModule(IsCompiled, _Base):
         finally:
             _EAGER.reset(token)
 
-    @property  # type: ignore[override]
+    @property
     def forward(self) -> Any:
-        """The forward to run now. A property: it outranks one assigned to the model's instance."""
-        if runs_eagerly() or id(self) in _EAGER.get():
-            return self._original.forward
-        return self._unit.run
+        """What calls run. A property: it outranks a forward assigned to the model's instance."""
+        return self._fxpass_forward
 
     @forward.setter
     def forward(self, forward: Any) -> None:
@@ -83,33 +84,43 @@ class CompiledModule(IsCompiled, _Base):
     def forward(self) -> None:
         del self.__dict__["forward"]
 
+    def _fxpass_forward(self, *args: Any, **kwargs: Any) -> Any:
+        if runs_eagerly() or id(self) in _EAGER.get():
+            return self._fxpass_original.forward(*args, **kwargs)
+        return self._fxpass_unit.run(*args, **kwargs)
+
     def __copy__(self) -> CompiledModule:
         from fxpass.compile import recompile
 
-        return recompile(copy.copy(self._original), self._strict)
+        return recompile(copy.copy(self._fxpass_original), self._fxpass_strict)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModule:
         from fxpass.compile import recompile
 
-        return recompile(copy.deepcopy(self._original, memo), self._strict)
+        return recompile(copy.deepcopy(self._fxpass_original, memo), self._fxpass_strict)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         from fxpass.compile import recompile
 
-        return recompile, (self._original, self._strict)
+        return recompile, (self._fxpass_original, self._fxpass_strict)
 
 
 def compiled_module(model: nn.Module, unit: Unit, strict: bool) -> Any:
     """A CompiledModule of `model` that runs `unit`."""
-    cls: Any = _class_of(type(model))
+    base: Any = type(model)
+    cls = _class_of(base)
     module: Any = object.__new__(cls)
-    members = {"_original": model, "_unit": unit, "_strict": strict, "__dict__": model.__dict__}
-    for name, value in members.items():
+    own = {"_fxpass_original": model, "_fxpass_unit": unit, "_fxpass_strict": strict}
+    for name, value in {**own, "__dict__": model.__dict__}.items():
         object.__setattr__(module, name, value)  # past nn.Module, which would register submodules
     return module
 
 
 @functools.cache
 def _class_of(base: Any) -> Any:
+    def new(cls: type, *args: Any, **kwargs: Any) -> Any:
+        return base(*args, **kwargs)  # `model[:3]` makes another of its class: one of the model's.
+
     members = {"__slots__": (), "__module__": base.__module__, "__doc__": base.__doc__}
+    members["__new__"] = new
     return type(base)(f"Compiled{base.__name__}", (CompiledModule, base), members)

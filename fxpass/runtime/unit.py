@@ -8,11 +8,13 @@ units of their own, called by their parent's program.
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from torch import nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from fxpass.capture import ArgPattern, Capture, Loss, OwnForward, UnsupportedArgument, capture_unit
 from fxpass.plan import Plan
@@ -50,6 +52,7 @@ class Unit:
         self._report = report
         self._made: dict[ArgPattern, list[_Compiled | _Own]] = {}
         self._children: dict[nn.Module, Unit] = {}
+        self._latest: _Compiled | None = None
         self._lock = threading.RLock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -63,8 +66,13 @@ class Unit:
             pattern, values = ArgPattern.split(args, kwargs)
         except UnsupportedArgument:
             return run_own_forward(self._own_view(), args, kwargs)
-        found = self.find(pattern)
+        found = self._fitting(pattern)
+        if found is None:
+            if not _takes(self.module.forward, args, kwargs):
+                return self.module.forward(*args, **kwargs)  # raises Python's own error
+            found = self.find(pattern)
         if isinstance(found, _Compiled):
+            self._latest = found
             return found.program(values)
         return run_own_forward(found.view, args, kwargs)
 
@@ -87,10 +95,10 @@ class Unit:
             return unit
 
     def plans(self) -> Iterator[tuple[nn.Module, Plan]]:
-        """The newest plan of this module and of each unit below it."""
-        newest = self.newest()
-        if newest is not None:
-            yield self.module, newest.plan
+        """The latest plan of this module and of each unit below it."""
+        latest = self.latest()
+        if latest is not None:
+            yield self.module, latest.plan
         for child in list(self._children.values()):
             yield from child.plans()
 
@@ -101,17 +109,18 @@ class Unit:
         for child in list(self._children.values()):
             yield from child.own_forwards()
 
-    def newest(self) -> _Compiled | None:
-        """The program made last, if any."""
+    def latest(self) -> _Compiled | None:
+        """The program that ran last, or if none has the one made last."""
         made = [m for forms in self._made.values() for m in forms if isinstance(m, _Compiled)]
-        return made[-1] if made else None
+        return self._latest or (made[-1] if made else None)
 
     def _fitting(self, pattern: ArgPattern) -> _Compiled | _Own | None:
         return next((made for made in self._made.get(pattern, ()) if made.holds()), None)
 
     def _make(self, pattern: ArgPattern) -> _Compiled | _Own:
         compiled = [m for m in self.module.modules() if isinstance(m, IsCompiled)]
-        captured = capture_unit(self.module, pattern, compiled)
+        with _disable_current_modes():  # A mode would see what tracing does, not what is traced.
+            captured = capture_unit(self.module, pattern, compiled)
         if captured.losses:
             self._report(self.module, captured.losses)
         made: _Compiled | _Own
@@ -133,10 +142,20 @@ class Unit:
             pattern: [made for made in forms if alive.issuperset(made.modules)]
             for pattern, forms in self._made.items()
         }
+        if self._latest is not None and not alive.issuperset(self._latest.modules):
+            self._latest = None
         self._children = {m: unit for m, unit in self._children.items() if m in alive}
 
     def _own_view(self) -> Any:
         return own_forward_view(self.module, self.child)
+
+
+def _takes(function: Callable[..., Any], args: Any, kwargs: Any) -> bool:
+    try:
+        inspect.signature(function).bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
 
 
 class _Compiled:

@@ -23,7 +23,19 @@ WrapChild = Callable[[nn.Module], Callable[..., Any]]
 
 def own_forward_view(module: nn.Module, wrap_child: WrapChild) -> nn.Module:
     """The view of `module`; where its class cannot be subclassed, the module itself."""
-    return _view(module, wrap_child)
+    if isinstance(module, torch.jit.ScriptModule) or _is_view(module):
+        return module
+    cls = type(module)
+    view_class = _view_classes.get(cls)
+    if view_class is None:
+        try:
+            view_class = _view_classes.setdefault(cls, _make_class(cls))
+        except Exception:  # the class's own __init_subclass__ may raise anything.
+            return module
+    view: Any = object.__new__(view_class)
+    object.__setattr__(view, "__dict__", module.__dict__)
+    view._fxpass_init(module, wrap_child)
+    return view
 
 
 def run_own_forward(view: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -74,22 +86,6 @@ class _Views(MutableMapping[str, Any]):
 _view_classes: weakref.WeakValueDictionary[type, type] = weakref.WeakValueDictionary()
 
 
-def _view(module: nn.Module, wrap_child: WrapChild) -> Any:
-    if isinstance(module, torch.jit.ScriptModule) or _is_view(module):
-        return module
-    cls = type(module)
-    view_class = _view_classes.get(cls)
-    if view_class is None:
-        try:
-            view_class = _view_classes.setdefault(cls, _make_class(cls))
-        except Exception:  # the class's own __init_subclass__ may raise anything.
-            return module
-    view: Any = object.__new__(view_class)
-    object.__setattr__(view, "__dict__", module.__dict__)
-    view._fxpass_init(module, wrap_child)
-    return view
-
-
 def _is_view(module: Any) -> bool:
     return "_fxpass_origin" in type(module).__dict__
 
@@ -108,7 +104,7 @@ def _make_class(cls: type) -> type:
         views = self._fxpass_views
         found = views.get(name)
         if found is None or original(found) is not module:
-            found = views[name] = _view(module, self._fxpass_wrap)
+            found = views[name] = own_forward_view(module, self._fxpass_wrap)
         return found
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:

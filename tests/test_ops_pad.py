@@ -1,0 +1,116 @@
+"""fxpass::pad against torch.nn.functional.pad, and what is restored through it."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from _bits import LAYOUTS, Upstream, check, examples, values
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies_values import FILLS
+
+ops = torch.ops.fxpass
+DTYPES = (torch.float32, torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+upstreams = st.builds(Upstream, st.sampled_from(FILLS), st.sampled_from(LAYOUTS), st.integers(0, 9))
+
+
+@st.composite
+def cases(draw):
+    mode = draw(st.sampled_from(["constant", "reflect", "replicate", "circular"]))
+    dims = draw(st.sampled_from([2, 2, 1, 3]))
+    low = -1 if mode in ("constant", "circular") else 0
+    amounts = [draw(st.integers(low, 2)) for _ in range(2 * dims)]
+    batch = draw(st.sampled_from([[2], [1], [0], []]))
+    shape = [*batch, draw(st.integers(1, 3)), *(draw(st.sampled_from([3, 5, 8])) for _ in range(dims))]
+    value = draw(st.sampled_from([None, 0.0, -0.0, 1.5, float("nan")])) if mode == "constant" else None
+    drawn = [draw(st.sampled_from(v)) for v in (DTYPES, FILLS, LAYOUTS)]
+    return values(shape, *drawn, draw(st.integers(0, 9))), (amounts, mode, value)
+
+
+@examples(200)
+@given(cases(), upstreams)
+def test_pad(case, upstream):
+    x, args = case
+    check(lambda x: F.pad(x, *args), lambda x: ops.pad(x, None, *args)[0], [x], upstream=upstream)
+
+
+@examples(150)
+@given(cases(), upstreams, st.booleans())
+def test_a_convolution_gets_the_padded_value_back(case, upstream, frozen):
+    x, args = case
+    dims = len(args[0]) // 2
+    weight = values([4, x.shape[-dims - 1], *[2] * dims], x.dtype, seed=7)
+    conv = f"conv{dims}d"
+
+    def eager(x, w):
+        return getattr(F, conv)(F.pad(torch.relu(x), *args), w)
+
+    def ours(x, w):
+        y, handle = ops.relu(x)
+        padded, handle = ops.pad(y, handle, *args)
+        return getattr(ops, conv)(padded, handle, w)
+
+    check(eager, ours, [x, weight], needs=[True, not frozen], upstream=upstream)
+
+
+def test_padded_twice_and_read_twice():
+    weights = [values((3, 2, 3, 3), seed=s) for s in (1, 2)]
+
+    def eager(x, v, w):
+        y = torch.relu(x)
+        p = F.pad(y, [1, 1, 1, 1], "reflect")
+        q = F.pad(p, [2, 0, 0, 2], "circular")
+        return F.conv2d(p, v), F.conv2d(q, w), F.conv2d(y, v)
+
+    def ours(x, v, w):
+        y, a = ops.relu(x)
+        p, b = ops.pad(y, a, [1, 1, 1, 1], "reflect")
+        q, c = ops.pad(p, b, [2, 0, 0, 2], "circular")
+        return ops.conv2d(p, b, v), ops.conv2d(q, c, w), ops.conv2d(y, a, v)
+
+    check(eager, ours, [values((2, 2, 6, 6), kind="mostly_zero"), *weights])
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ([1], "constant"),
+        ([1, 1, 1, 1, 1, 1, 1, 1, 1, 1], "constant"),
+        ([-9, 0], "constant"),
+        ([9, 0], "reflect"),
+        ([9, 0], "circular"),
+        ([1, 1], "other"),
+        ([1, 1], "reflect", 2.0),
+        ([1, 1, 1], "replicate"),
+        ([], "constant"),
+        ([0, 0, 0, 0], "circular"),
+        ([0, 0, 0, 0], "replicate"),
+        ([0, 0, 0, 0], "constant"),
+    ],
+)
+def test_arguments_that_eager_refuses_or_hardly_takes(args):
+    x = values((2, 3, 5, 6), kind="mostly_zero")
+    check(lambda x: F.pad(x, *args), lambda x: ops.pad(x, None, *args)[0], [x])
+
+    def through_conv(x):
+        y, handle = ops.relu(x)
+        padded, handle = ops.pad(y, handle, *args)
+        return ops.conv2d(padded, handle, x.new_ones(2, 3, 1, 1).requires_grad_())
+
+    check(
+        lambda x: F.conv2d(F.pad(x.relu(), *args), x.new_ones(2, 3, 1, 1).requires_grad_()),
+        through_conv,
+        [x],
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64, torch.bool])
+def test_other_dtypes(dtype):
+    x = torch.arange(24).view(1, 2, 3, 4).to(dtype)
+    for mode in ("constant", "circular", "reflect", "replicate"):
+        check(
+            lambda x, mode=mode: F.pad(x, [1, 1, 1, 1], mode),
+            lambda x, mode=mode: ops.pad(x, None, [1, 1, 1, 1], mode)[0],
+            [x],
+            needs=[dtype.is_complex],
+        )
