@@ -48,18 +48,18 @@ def small_vgg() -> nn.Module:
     """Three stages of two convolutions with ReLU and a max pool, and two linear layers."""
     layers: list[nn.Module] = []
     channels = 1
-    for width in (16, 32, 64):
+    for width in (8, 16, 32):
         for _ in range(2):
             layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
             channels = width
         layers.append(nn.MaxPool2d(2))
-    head = [nn.Flatten(), nn.Linear(64 * 8 * 8, 128), nn.ReLU(), nn.Linear(128, 10)]
+    head = [nn.Flatten(), nn.Linear(32 * 8 * 8, 128), nn.ReLU(), nn.Linear(128, 10)]
     model = nn.Sequential(*layers, *head)
     for module in model:
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             # Without batch norm, torch's default initialisation lets the signal die out.
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            module.bias.data.zero_()
+            nn.init.constant_(module.get_parameter("bias"), 0)
     return model
 
 
@@ -127,21 +127,21 @@ class Result:
         return median(ours / eagers for ours, eagers in pairs)
 
 
-def run(epochs: int = 3, progress: Progress | None = None) -> Result:
-    """Trains both side by side."""
+def run(epochs: int = 3, progress: Progress | None = None, most_steps: int | None = None) -> Result:
+    """Trains both side by side, for whole epochs or until `most_steps`."""
     torch.manual_seed(0)
     images, labels = digits()
     test, train = slice(0, TEST_IMAGES), slice(TEST_IMAGES, None)
     eager = small_vgg()
     compiled = fxpass.compile(copy.deepcopy(eager))
     sides = [
-        Contestant(name, model, torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9))
+        Contestant(name, model, torch.optim.Adam(model.parameters(), lr=2e-3))
         for name, model in (("eager", eager), ("fxpass", compiled))
     ]
     result = Result(sides[0], sides[1], len(list(eager.parameters())))
     for side in sides:
         side.measure_memory(images[train][:BATCH], labels[train][:BATCH])
-    batches = list(_batches(images[train], labels[train], epochs))
+    batches = list(_batches(images[train], labels[train], epochs))[:most_steps]
     task = progress.add_task("training both", total=len(batches)) if progress else None
     for number, (x, y) in enumerate(batches):
         order = sides if number % 2 else sides[::-1]

@@ -19,13 +19,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import fxpass._kernels as _kernels
 import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
-import fxpass._kernels as _kernels
 from bench._timing import Step, paired_ratio
 
 MIB = 2**20

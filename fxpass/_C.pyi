@@ -1,7 +1,5 @@
 """What cpp_ops/python/module.cpp binds."""
 
-__file__: str
-
 class memory:  # noqa: N801  (a submodule)
     """See cpp_ops/memory/tracker.h."""
 

@@ -17,3 +17,5 @@ except ImportError as error:
     ) from error
 
 torch.ops.load_library(str(Path(_C.__file__).parent / "libfxpass_ops.so"))
+
+from fxpass import _fake  # noqa: E402, F401 (needs the operators)

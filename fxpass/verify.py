@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fxpass.errors import MismatchError
 from torch import nn
 
 from fxpass._oracle import (
@@ -26,6 +25,7 @@ from fxpass._oracle import (
     record,
     sum_of_outputs,
 )
+from fxpass.errors import MismatchError
 
 _SHOWN = 20
 

@@ -25,7 +25,7 @@ LAYOUTS = ("contiguous", "channels_last", "sliced", "transposed", "expanded")
 
 
 def examples(quick: int) -> settings:
-    """Settings for a test that tries `quick` examples in the quick profile, 25 times that in deep."""
+    """`quick` examples in the quick profile, 25 times as many in deep."""
     return settings(max_examples=25 * quick if _DEEP else quick)
 
 
@@ -137,16 +137,19 @@ def check(
     *,
     needs: Sequence[bool] | None = None,
     upstream: Upstream | None = None,
+    may_raise: bool = False,
 ) -> Outcome:
     """Fails unless both do the same to the last bit. Returns what eager did.
 
-    By default every floating tensor needs a gradient. An example in which eager does not equal
+    By default every floating tensor needs a gradient, and eager is not expected to raise. An example in which eager does not equal
     itself proves nothing and is given up.
     """
     if needs is None:
         needs = [t is not None and t.is_floating_point() for t in tensors]
     upstream = upstream or Upstream()
     expected = run(eager, tensors, needs, upstream)
+    if expected.error is not None and not may_raise:
+        raise AssertionError(f"eager raises {expected.error!r}") from expected.error
     found = run(ours, tensors, needs, upstream)
     wrong = disagreements(expected, found)
     if wrong and not disagreements(expected, run(eager, tensors, needs, upstream)):

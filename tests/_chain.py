@@ -1,4 +1,4 @@
-"""One small network twice: with eager's functions and with the operators, for the rules of autograd."""
+"""One small network, and each operator, twice: with eager's functions and with ours."""
 
 from __future__ import annotations
 
@@ -43,9 +43,51 @@ def ours(x: Tensor, v: Tensor, w: Tensor, b: Tensor, u: Tensor) -> Tensor:
     z = ops.conv2d(y, s, w, b, [1], [1]) + ops.avg_pool2d(y, [3], [1], [1])
     p = ops.relu_max_pool2d(z, [2])
     padded, t = ops.pad(p, ops.bitmap(p), [1, 1, 1, 1], "reflect")
-    q, m = ops.relu(ops.conv2d(padded, t, v))
+    q, _ = ops.relu(ops.conv2d(padded, t, v))
     q = q[:, :, :11, :11].flatten(1)
     return ops.linear(q, ops.bitmap(q), u).pow(2).sum()
 
 
 BOTH = {"eager": eager, "ours": ours}
+
+
+def flush() -> None:
+    """Ends what a backward that raised left behind.
+
+    Its tasks stay in the queue of its thread, in eager too, until that thread's next backward.
+    """
+    torch.ones((), requires_grad=True).backward()
+
+
+# One input, one output. Those of SINGLE have a graph node, ours or eager's, that is looked at.
+SINGLE = {
+    "relu": lambda x: ops.relu(x)[0],
+    "relu_": lambda x: ops.relu_(x * 1)[0],
+    "conv2d": lambda x: ops.conv2d(x, ops.bitmap(x), torch.ones(2, 2, 2, 2)),
+    "linear": lambda x: ops.linear(x, ops.bitmap(x), torch.ones(3, 6, requires_grad=True)),
+    "max_pool2d": lambda x: ops.max_pool2d(x, [2]),
+    "max_pool2d_with_indices": lambda x: ops.max_pool2d_with_indices(x, [2])[0],
+    "relu_max_pool2d": lambda x: ops.relu_max_pool2d(x, [2]),
+    "max_pool3d": lambda x: ops.max_pool3d(x, [2]),
+    "avg_pool2d": lambda x: ops.avg_pool2d(x, [2]),
+    "adaptive_avg_pool2d": lambda x: ops.adaptive_avg_pool2d(x, [2, 2]),
+    "adaptive_max_pool2d": lambda x: ops.adaptive_max_pool2d(x, [2, 2])[0],
+    "pad": lambda x: ops.pad(x, None, [1, 1, 1, 1], "reflect")[0],
+}
+
+ALL = {**SINGLE, "conv2d and relu": lambda x: ops.conv2d(*ops.relu(x), torch.ones(2, 2, 2, 2))}
+ALL_EAGER = {
+    "relu": torch.relu,
+    "relu_": lambda x: (x * 1).relu_(),
+    "conv2d": lambda x: F.conv2d(x, torch.ones(2, 2, 2, 2)),
+    "linear": lambda x: F.linear(x, torch.ones(3, 6, requires_grad=True)),
+    "max_pool2d": lambda x: F.max_pool2d(x, 2),
+    "max_pool2d_with_indices": lambda x: F.max_pool2d(x, 2),
+    "relu_max_pool2d": lambda x: F.max_pool2d(x.relu(), 2),
+    "max_pool3d": lambda x: F.max_pool3d(x, 2),
+    "avg_pool2d": lambda x: F.avg_pool2d(x, 2),
+    "adaptive_avg_pool2d": lambda x: F.adaptive_avg_pool2d(x, 2),
+    "adaptive_max_pool2d": lambda x: F.adaptive_max_pool2d(x, 2),
+    "pad": lambda x: F.pad(x, [1, 1, 1, 1], "reflect"),
+    "conv2d and relu": lambda x: F.conv2d(x.relu(), torch.ones(2, 2, 2, 2)),
+}

@@ -1,5 +1,6 @@
 """Hypothesis profiles: quick (the same examples every time), deep with FXPASS_HYPOTHESIS=deep."""
 
+import gc
 import os
 
 import pytest
@@ -23,3 +24,12 @@ def threads(request):
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def no_garbage():
+    """Reference counting alone must free everything: no collector runs."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()

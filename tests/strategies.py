@@ -89,7 +89,7 @@ def _input(draw: Any, shape: Shape) -> Input:
     layouts = ("contiguous",) * 3 + ("channels_last",) * 2 + ("sliced", "transposed", "expanded")
     return Input(
         shape=shape,
-        fill=draw(st.sampled_from(("normal", "normal", "ties", *FILLS))),
+        fill=draw(st.sampled_from(("normal",) * 5 + ("ties",) * 2 + FILLS)),
         layout=draw(st.sampled_from(layouts)),
         requires_grad=draw(st.sampled_from((True, True, False))),
     )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from _twins import X, Net, Twins, assert_same, bits, is_compiled
+from _twins import Net, Twins, X, assert_same, bits, is_compiled
 from torch import nn
 
 import fxpass

@@ -1,4 +1,4 @@
-"""`fxpass.compile`: its arguments, what it says of parts it cannot trace, and what it leaves alone."""
+"""`fxpass.compile`: its arguments, what it says of parts it cannot trace, what it leaves alone."""
 
 import random
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from _twins import X, Net, Twins, assert_same, bits, operators
+from _twins import Net, Twins, X, assert_same, bits, operators
 from torch import nn
 
 import fxpass
@@ -144,7 +144,7 @@ class Net32(Branching):
 
 
 def test_the_warning_names_the_part_the_reason_and_the_line():
-    compiled, texts, caught = warned(Around())
+    _, texts, caught = warned(Around())
     assert len(texts) == 1
     assert "body (Branching) decides on a value known only at run time" in texts[0]
     assert f"{__file__}:{LINE}]" in texts[0]

@@ -25,5 +25,5 @@ def test_a_wrong_gradient_is_seen(monkeypatch):
             return found
 
     monkeypatch.setattr(demo, "Contestant", OneBitOff)
-    result = demo.run(epochs=1)
-    assert result.identical < result.compared
+    result = demo.run(epochs=1, most_steps=2)
+    assert (result.compared, result.identical) == (32, 30)

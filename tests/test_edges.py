@@ -168,5 +168,9 @@ def test_a_parametrised_weight_is_not_computed_by_looking():
 def test_the_table_has_no_op_twice():
     names = [op.name for op in TABLE]
     assert len(names) == len(set(names))
-    for spelling, table in (("modules", OF_MODULE), ("functions", OF_FUNCTION), ("methods", OF_METHOD)):
+    for spelling, table in (
+        ("modules", OF_MODULE),
+        ("functions", OF_FUNCTION),
+        ("methods", OF_METHOD),
+    ):
         assert sum(len(set(getattr(op, spelling))) for op in TABLE) == len(table)

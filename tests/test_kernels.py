@@ -71,7 +71,9 @@ def tensor_of(seed: int, n: int, dtype: torch.dtype, density: float) -> torch.Te
     raw = torch.randint(info.min, info.max, (n,), dtype=ints, generator=g).view(dtype)
     special = torch.tensor([0.0, -0.0, float("inf"), float("-inf"), float("nan"), 1.0], dtype=dtype)
     subnormal = torch.ones(1, dtype=ints).view(dtype)
-    special = torch.cat([special, subnormal])
+    # The patterns next to the infinities: the first signalling NaNs and the greatest numbers.
+    edges = torch.cat([bits(special[2:4]) + 1, bits(special[2:4]) - 1]).view(dtype)
+    special = torch.cat([special, subnormal, edges])
     kind = torch.randint(0, 4, (n,), generator=g)
     values = torch.randn(n, generator=g).to(dtype)
     values = torch.where(kind == 0, raw, values)

@@ -9,7 +9,7 @@ import weakref
 
 import pytest
 import torch
-from _twins import X, Net, Twins, assert_same, bits, operators, saved_bytes
+from _twins import Net, Twins, X, assert_same, bits, operators, saved_bytes
 from torch import nn
 
 import fxpass
@@ -257,8 +257,8 @@ def test_dtype_and_memory_format(change):
 def test_a_forward_set_on_the_instance():
     twins = Twins(Net)
     twins.step()
+    twins.each(lambda m: setattr(m, "forward", lambda x: Net.forward(m, x) * 2))
     with pytest.warns(UserWarning, match="forward that was replaced"):
-        twins.each(lambda m: setattr(m, "forward", lambda x: Net.forward(m, x) * 2))
         twins.step()
     twins.each(lambda m: delattr(m, "forward"))
     twins.step()

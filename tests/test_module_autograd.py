@@ -5,7 +5,7 @@ import contextlib
 import pytest
 import torch
 import torch.nn.functional as F
-from _twins import X, Net, Twins, assert_same, bits, is_compiled, saved_bytes, torch_on_one_thread
+from _twins import Net, Twins, X, assert_same, bits, is_compiled, saved_bytes, torch_on_one_thread
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -66,7 +66,9 @@ def test_a_second_backward_without_retain_graph_raises_as_eager():
     def use(model):
         loss = model(X).sum()
         loss.backward()
-        with pytest.raises(RuntimeError, match="Trying to backward through the graph a second time"):
+        with pytest.raises(
+            RuntimeError, match="Trying to backward through the graph a second time"
+        ):
             loss.backward()
 
     both(use)
@@ -129,7 +131,9 @@ def test_a_frozen_model_keeps_nothing():
 def test_double_backward_names_the_op_and_the_way_out():
     compiled = fxpass.compile(Plain())
     loss = compiled(X).square().sum()
-    with pytest.raises(RuntimeError, match=r"fxpass::\w+: double backward.*with compiled\.eager\(\)"):
+    with pytest.raises(
+        RuntimeError, match=r"fxpass::\w+: double backward.*with compiled\.eager\(\)"
+    ):
         torch.autograd.grad(loss, list(compiled.parameters()), create_graph=True)
 
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
-from _twins import X, Net, Twins, assert_same, bits, is_compiled, operators, torch_on_one_thread
+from _twins import Net, Twins, X, assert_same, bits, is_compiled, operators, torch_on_one_thread
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import fxpass
@@ -131,7 +133,7 @@ def test_arguments_that_no_trace_can_take():
 )
 def test_outputs_of_every_form(forward):
     def floats(output):
-        return loss_of([o for o in ([output] if isinstance(output, Output) else flat(output))])
+        return loss_of(output if isinstance(output, Output) else flat(output))
 
     def flat(output):
         if isinstance(output, dict):
@@ -206,7 +208,9 @@ def test_forward_mode():
     def use(model):
         with torch.autograd.forward_ad.dual_level():
             dual = torch.autograd.forward_ad.make_dual(X, torch.ones_like(X))
-            return tuple(torch.autograd.forward_ad.unpack_dual(model(dual)))
+            primal, tangent = torch.autograd.forward_ad.unpack_dual(model(dual))
+            assert tangent is not None
+            return primal, tangent
 
     same(use, in_eval())
 
@@ -245,8 +249,27 @@ class Mixed(nn.Module):
 def test_modes_that_the_model_enters_itself():
     with pytest.warns(UserWarning, match="enters torch.autocast"):
         twins = Twins(Mixed)
-        for _ in range(3):
-            twins.step()
+    for _ in range(3):
+        twins.step()
+    body = twins.compiled._fxpass_unit.child(twins.compiled.body)
+    assert body.latest() is None  # there the unmodified model runs
+
+
+def test_outside_of_such_modes_the_parts_are_compiled():
+    class Apart(Mixed):
+        def forward(self, x):
+            with torch.no_grad():
+                target = self.teacher(x)
+            return (self.body(x) - target).square()
+
+    with pytest.warns(UserWarning, match=r"enters torch.no_grad"):
+        twins = Twins(Apart)
+    for _ in range(3):
+        twins.step()
+    assert is_compiled(twins.compiled(X))
+    unit = twins.compiled._fxpass_unit
+    assert unit.child(twins.compiled.body).latest() is not None
+    assert unit.child(twins.compiled.teacher).latest() is None
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.trace:DeprecationWarning")
@@ -264,6 +287,38 @@ def test_modes_that_see_every_call_see_the_models_own():
         return [counter.get_total_flops()]
 
     same(flops, Twins())
+
+
+class Dispatched(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+class Called(TorchFunctionMode):
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.names.append(getattr(function, "__name__", str(function)))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mode", [Dispatched, Called])
+def test_a_mode_of_the_users_sees_what_it_sees_in_eager(mode):
+    def calls(model):
+        with mode() as seen:
+            model(X)
+        return seen.names
+
+    twins = Twins()
+    same(calls, twins)
+    assert "relu" in " ".join(calls(twins.compiled))
 
 
 def test_a_default_device_changes_nothing():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from _twins import X, Net, Twins, assert_same, bits, operators, saved_bytes
+from _twins import Net, Twins, X, assert_same, bits, operators, saved_bytes
 from torch import nn
 from torch.nn.modules import module as nn_module
 from torch.nn.utils import parametrizations, parametrize, prune
@@ -155,9 +155,7 @@ def test_a_hook_that_keeps_the_result():
 
 def test_a_hook_that_changes_the_gradient():
     twins = Twins()
-    twins.each(
-        lambda m: m.conv2.register_full_backward_hook(lambda m, grads, _: (grads[0] * 0.5,))
-    )
+    twins.each(lambda m: m.conv2.register_full_backward_hook(lambda m, grads, _: (grads[0] * 0.5,)))
     twins.each(lambda m: m.relu.register_full_backward_pre_hook(lambda m, grads: (grads[0] * 3,)))
     for _ in range(2):
         twins.step()

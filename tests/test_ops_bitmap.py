@@ -62,7 +62,7 @@ def test_every_remainder_and_block(n, dtype):
         (torch.zeros(4, dtype=torch.complex64), "expected float32"),
         (torch.zeros(4, 4)[:, ::2], "expected a dense CPU tensor"),
         (torch.zeros(1).expand(4), "expected a dense CPU tensor"),
-        (torch.zeros(4, device="meta"), "expected a dense CPU tensor"),
+        (torch.zeros(4, device="meta"), "data-dependent"),
         (torch.zeros(4).to_sparse(), "expected a dense CPU tensor"),
     ],
 )
@@ -93,7 +93,10 @@ def damaged():
     yield "a bit past the end", (beyond, good.values, size, stride)
     yield "too few values", (good.bits, good.values[:-1], size, stride)
     yield "too many values", (good.bits, good.values.repeat(2), size, stride)
-    yield "values not in one piece", (good.bits, good.values.repeat_interleave(2)[::2], size, stride)
+    yield (
+        "values not in one piece",
+        (good.bits, good.values.repeat_interleave(2)[::2], size, stride),
+    )
     yield "values of another type", (good.bits, good.values.long(), size, stride)
     yield "another size", (good.bits, good.values, [79], stride)
     yield "a larger size", (good.bits, good.values, [8000], stride)
@@ -114,7 +117,9 @@ def test_a_damaged_payload_is_refused(what, payload):
 
 
 @examples(150)
-@given(st.integers(0, 200), st.integers(0, 5), st.integers(0, 200), st.sampled_from(DTYPES), st.data())
+@given(
+    st.integers(0, 200), st.integers(0, 5), st.integers(0, 200), st.sampled_from(DTYPES), st.data()
+)
 def test_no_payload_reads_or_writes_out_of_bounds(n, words, count, dtype, data):
     # Whatever the bytes are: an error, or a tensor that packs to the same again.
     pattern = data.draw(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=words, max_size=words))

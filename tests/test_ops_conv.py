@@ -59,7 +59,9 @@ def cases(draw):
     stride = [1 if padding == "same" else draw(st.integers(1, 3)) for _ in range(dims)]
     if padding == "numbers":
         padding = [draw(st.integers(0, 2)) for _ in range(dims)]
-    sizes = [draw(st.sampled_from([1, 4, 5, 6, 7] if dims == 3 else [1, 5, 7, 8, 11])) for _ in kernel]
+    sizes = [
+        draw(st.sampled_from([1, 4, 5, 6, 7] if dims == 3 else [1, 5, 7, 8, 11])) for _ in kernel
+    ]
     batch = draw(st.sampled_from([[2], [3], [1], [0], []]))
     dtype = draw(st.sampled_from([torch.float32, *DTYPES]))
     kinds, layouts, seeds = st.sampled_from(FILLS), st.sampled_from(LAYOUTS), st.integers(0, 99)
@@ -89,7 +91,9 @@ upstreams = st.builds(
 @examples(250)
 @given(cases(), upstreams, st.tuples(st.booleans(), st.booleans(), st.booleans()))
 def test_conv(case, upstream, needs):
-    needs = [n and t is not None for n, t in zip(needs, (case.x, case.weight, case.bias), strict=True)]
+    needs = [
+        n and t is not None for n, t in zip(needs, (case.x, case.weight, case.bias), strict=True)
+    ]
     check(
         lambda *t: reference(case.dims, case.handle)(*t, *case.args),
         lambda *t: our_conv(case.dims, case.handle)(*t, *case.args),
@@ -116,7 +120,9 @@ def test_larger_images_on_all_threads(layout, padding, handle):
     )
 
 
-@pytest.mark.parametrize("view", ["flatten", "slice", "transpose", "expand", "unsqueeze", "strided"])
+@pytest.mark.parametrize(
+    "view", ["flatten", "slice", "transpose", "expand", "unsqueeze", "strided"]
+)
 def test_a_view_of_the_value_is_restored(view):
     views = {
         "flatten": lambda y: y.flatten(2),

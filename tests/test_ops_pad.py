@@ -21,8 +21,14 @@ def cases(draw):
     low = -1 if mode in ("constant", "circular") else 0
     amounts = [draw(st.integers(low, 2)) for _ in range(2 * dims)]
     batch = draw(st.sampled_from([[2], [1], [0], []]))
-    shape = [*batch, draw(st.integers(1, 3)), *(draw(st.sampled_from([3, 5, 8])) for _ in range(dims))]
-    value = draw(st.sampled_from([None, 0.0, -0.0, 1.5, float("nan")])) if mode == "constant" else None
+    shape = [
+        *batch,
+        draw(st.integers(1, 3)),
+        *(draw(st.sampled_from([3, 5, 8])) for _ in range(dims)),
+    ]
+    value = (
+        draw(st.sampled_from([None, 0.0, -0.0, 1.5, float("nan")])) if mode == "constant" else None
+    )
     drawn = [draw(st.sampled_from(v)) for v in (DTYPES, FILLS, LAYOUTS)]
     return values(shape, *drawn, draw(st.integers(0, 9))), (amounts, mode, value)
 

@@ -70,7 +70,9 @@ def eager_max_pool(dims, with_indices=False):
 def test_max_pool(case, upstream):
     dims, x, args = case
     pool = getattr(ops, f"max_pool{dims}d")
-    check(lambda x: eager_max_pool(dims)(x, *args), lambda x: pool(x, *args), [x], upstream=upstream)
+    check(
+        lambda x: eager_max_pool(dims)(x, *args), lambda x: pool(x, *args), [x], upstream=upstream
+    )
 
 
 @examples(100)
@@ -208,13 +210,25 @@ def test_a_window_of_all_positions():
 
 # An eager pool in front must keep its own indices and shapes.
 BEHIND = {
-    "adaptive_max_pool2d": (lambda y: F.adaptive_max_pool2d(y, 3), lambda y: ops.adaptive_max_pool2d(y, [3, 3])[0]),
+    "adaptive_max_pool2d": (
+        lambda y: F.adaptive_max_pool2d(y, 3),
+        lambda y: ops.adaptive_max_pool2d(y, [3, 3])[0],
+    ),
     "max_pool3d": (lambda y: F.max_pool3d(y, 2), lambda y: ops.max_pool3d(y, [2])),
-    "max_pool1d": (lambda y: F.max_pool1d(y.flatten(2), 2), lambda y: ops.max_pool1d(y.flatten(2), [2])),
-    "adaptive_max_pool3d": (lambda y: F.adaptive_max_pool3d(y, 2), lambda y: ops.adaptive_max_pool3d(y, [2, 2, 2])[0]),
-    "adaptive_avg_pool2d": (lambda y: F.adaptive_avg_pool2d(y, 1), lambda y: ops.adaptive_avg_pool2d(y, [1, 1])),
+    "max_pool1d": (
+        lambda y: F.max_pool1d(y.flatten(2), 2),
+        lambda y: ops.max_pool1d(y.flatten(2), [2]),
+    ),
+    "adaptive_max_pool3d": (
+        lambda y: F.adaptive_max_pool3d(y, 2),
+        lambda y: ops.adaptive_max_pool3d(y, [2, 2, 2])[0],
+    ),
+    "adaptive_avg_pool2d": (
+        lambda y: F.adaptive_avg_pool2d(y, 1),
+        lambda y: ops.adaptive_avg_pool2d(y, [1, 1]),
+    ),
     "pad": (lambda y: F.pad(y, [1, 1]), lambda y: ops.pad(y, None, [1, 1])[0]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("behind", BEHIND)
@@ -228,6 +242,13 @@ def test_behind_a_pool_of_eager(front, behind):
 
     x = values((4, 8, 9, 9), kind="normal")
     check(lambda x: eager(in_front(x)), lambda x: ours(in_front(x)), [x])
+
+
+def test_a_node_of_eager_in_front_keeps_its_own_tensor():
+    x = values((2, 3, 8, 8)).requires_grad_()
+    y = F.avg_pool2d(x, 2)
+    ops.adaptive_avg_pool2d(y, [1, 1])  # a mean: it has no pool's node of its own
+    assert torch.equal(y.grad_fn._saved_self, x)
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
@@ -267,7 +288,9 @@ def test_arguments_that_eager_refuses(dims, args, fused):
         )
 
 
-@pytest.mark.parametrize("shape", [(), (4,), (4, 4), (2, 3, 0, 4), (2, 0, 4, 4), (1, 1, 1, 1, 1, 4, 4)])
+@pytest.mark.parametrize(
+    "shape", [(), (4,), (4, 4), (2, 3, 0, 4), (2, 0, 4, 4), (1, 1, 1, 1, 1, 4, 4)]
+)
 @pytest.mark.parametrize("name", ["max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool"])
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_shapes_that_eager_refuses(name, dims, shape):
@@ -276,7 +299,9 @@ def test_shapes_that_eager_refuses(name, dims, shape):
     check(lambda x: eager(x, [2] * dims), lambda x: ours(x, [2] * dims), [values(shape)])
 
 
-@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8, torch.complex64, torch.bool])
+@pytest.mark.parametrize(
+    "dtype", [torch.int64, torch.int32, torch.uint8, torch.complex64, torch.bool]
+)
 @pytest.mark.parametrize("name", ["max_pool2d", "avg_pool2d"])
 def test_other_dtypes(name, dtype):
     x = torch.arange(32).view(1, 2, 4, 4).to(dtype)

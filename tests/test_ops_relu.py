@@ -117,7 +117,9 @@ def test_the_gradient_of_a_value_with_several_consumers(dtype):
     check(several(torch.relu), several(ours), [x], upstream=Upstream("normal"))
 
 
-@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.uint8, torch.complex64, torch.bool])
+@pytest.mark.parametrize(
+    "dtype", [torch.int32, torch.int64, torch.uint8, torch.complex64, torch.bool]
+)
 def test_other_dtypes(dtype):
     x = torch.arange(-4, 5).to(dtype)
     check(torch.relu, ours, [x], needs=[dtype.is_complex])
@@ -149,7 +151,11 @@ def test_a_view_made_under_no_grad_or_of_many_outputs():
 def test_overlapping_memory():
     x = torch.randn(1, 4).expand(3, 4)
     check(torch.relu, ours, [x])
-    check(lambda x: (x * 1)[:1].expand(3, 4).relu_(), lambda x: ops.relu_((x * 1)[:1].expand(3, 4)), [x])
+    check(
+        lambda x: (x * 1)[:1].expand(3, 4).relu_(),
+        lambda x: ops.relu_((x * 1)[:1].expand(3, 4)),
+        [x],
+    )
 
 
 def test_without_gradient_nothing_is_recorded():

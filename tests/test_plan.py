@@ -91,7 +91,7 @@ def test_a_plan_survives_json():
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"version": 2, "choices": []}', "no json"])
 def test_what_is_no_plan_is_refused(text):
-    with pytest.raises(ValueError, match="expected a plan of version 1|Expecting value"):
+    with pytest.raises(ValueError, match=r"expected a plan of version 1|Expecting value"):
         Plan.from_json(text)
 
 

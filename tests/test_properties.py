@@ -136,7 +136,7 @@ def test_the_generator_covers_what_it_should():
     """
     missing = [f.strip() for line in wanted.split("\n") for f in line.split("|") if f.strip()]
     assert [feature for feature in missing if count[feature] < 3] == []
-    assert count["ReLU -> conv, linear or max pool"] >= 0.5 * 1000
+    assert count["ReLU -> conv, linear or max pool"] >= 0.4 * 1000
 
 
 @settings(PROFILE, max_examples=60)
@@ -157,7 +157,7 @@ def test_most_networks_train():
         trained += done.error is None and any(
             not isinstance(v, str) and v.bits is not None and bool(v.bits.any()) for v in gradients
         )
-    assert trained >= 0.6 * 150
+    assert trained >= 0.5 * 150
 
 
 class Product(torch.autograd.Function):

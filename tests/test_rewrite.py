@@ -98,9 +98,15 @@ def test_a_shared_relu_module():
     assert found == ["conv2d", "relu", "conv2d", "relu", "conv2d"]
 
 
-@pytest.mark.parametrize("reshape", [lambda y: y.flatten(1), lambda y: y.view(y.size(0), -1),
-                                     lambda y: torch.flatten(y, 1),
-                                     lambda y: y.reshape(y.shape[0], -1)])
+@pytest.mark.parametrize(
+    "reshape",
+    [
+        lambda y: y.flatten(1),
+        lambda y: y.view(y.size(0), -1),
+        lambda y: torch.flatten(y, 1),
+        lambda y: y.reshape(y.shape[0], -1),
+    ],
+)
 def test_relu_then_a_view_then_linear(reshape):
     found = check(lambda m, y, x: m.linear(reshape(F.relu(y))))
     assert found == ["conv2d", "relu", "linear"]
@@ -135,9 +141,14 @@ def test_padding_modes(mode, padding):
     assert found == ["conv2d", "relu", *([] if mode == "zeros" else ["pad"]), "conv2d"]
 
 
-@pytest.mark.parametrize("call", [lambda y, w: F.conv2d(y, w, padding=1),
-                                  lambda y, w: torch.conv2d(input=y, weight=w),
-                                  lambda y, w: F.linear(y, w.flatten()[:36].view(3, 12))])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda y, w: F.conv2d(y, w, padding=1),
+        lambda y, w: torch.conv2d(input=y, weight=w),
+        lambda y, w: F.linear(y, w.flatten()[:36].view(3, 12)),
+    ],
+)
 def test_weights_as_arguments(call):
     found = check(lambda m, y, x, w: call(F.relu(y), w), W)
     assert found[1] == "relu"
@@ -171,9 +182,17 @@ def test_dropout_in_between():
     assert found == ["conv2d", "relu", "linear"]
 
 
-@pytest.mark.parametrize("rest", [lambda m, y: y.add_(1), lambda m, y: operator.iadd(y, 1),
-                                  lambda m, y: y.mul_(2), lambda m, y: y.flatten().add_(1),
-                                  lambda m, y: m.relu_(y), lambda m, y: F.dropout(y, inplace=True)])
+@pytest.mark.parametrize(
+    "rest",
+    [
+        lambda m, y: y.add_(1),
+        lambda m, y: operator.iadd(y, 1),
+        lambda m, y: y.mul_(2),
+        lambda m, y: y.flatten().add_(1),
+        lambda m, y: m.relu_(y),
+        lambda m, y: F.dropout(y, inplace=True),
+    ],
+)
 @pytest.mark.parametrize("reads", [True, False])
 def test_writing_to_a_saved_value_raises_where_eager_does(rest, reads):
     def tail(m, y, x):

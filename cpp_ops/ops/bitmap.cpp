@@ -2,7 +2,6 @@
 // bitmap_unpack: the codec itself.
 
 #include <ATen/ATen.h>
-#include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/library.h>
 
 #include "ops/node.h"
@@ -58,8 +57,8 @@ FXPASS_REGISTER("bitmap", bitmap)
 // Nothing to differentiate, and the size of a result depends on its values: below autograd a fake
 // tensor finds the fake kernels of fxpass/_fake.py.
 TORCH_LIBRARY_IMPL(fxpass, Autograd, m) {
-  m.impl("bitmap_pack", torch::autograd::autogradNotImplementedFallback());
-  m.impl("bitmap_unpack", torch::autograd::autogradNotImplementedFallback());
+  m.impl("bitmap_pack", torch::CppFunction::makeFallthrough());
+  m.impl("bitmap_unpack", torch::CppFunction::makeFallthrough());
 }
 TORCH_LIBRARY_IMPL(fxpass, CompositeExplicitAutograd, m) {
   m.impl("bitmap_pack", bitmap_pack);

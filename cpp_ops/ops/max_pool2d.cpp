@@ -77,11 +77,14 @@ std::optional<Pooling> plan(const at::Tensor& x, const PoolArgs& args, bool fuse
   g.out_w = output_size(g.in_w, g.kernel_w, g.pad_w, g.stride_w, g.dilation_w, args.ceil_mode);
   g.channels = nhwc ? x.size(1) : 1;
   g.fused_relu = fused_relu;
-  const auto positions = g.kernel_h * g.kernel_w;
-  if (g.out_h < 1 || g.out_w < 1 || positions > 255) return {};
+  if (g.out_h < 1 || g.out_w < 1) return {};
+  const Windows windows{
+      {Windows::strided(g.in_h, g.out_h, g.kernel_h, g.stride_h, g.pad_h, g.dilation_h),
+       Windows::strided(g.in_w, g.out_w, g.kernel_w, g.stride_w, g.pad_w, g.dilation_w)}};
+  if (!windows.fits_codes()) return {};
   Pooling pooling{g, *dtype, nhwc ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous,
                   x.sizes().vec(), x.sizes().vec(),
-                  static_cast<int>(std::bit_width(static_cast<std::uint64_t>(positions)))};
+                  windows.width()};
   pooling.output_sizes[x.dim() - 2] = g.out_h;
   pooling.output_sizes[x.dim() - 1] = g.out_w;
   return pooling;

@@ -3,12 +3,25 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <bit>
 
 #include "kernels/kernels.h"
 #include "saved/codec.h"
 
 namespace fxpass {
+
+bool WindowDim::all_read() const {
+  return std::all_of(starts.begin(), starts.end(), [&](std::int64_t start) {
+    const auto first = start < 0 ? (-start + dilation - 1) / dilation : 0;
+    return first < extent && start + first * dilation < input;
+  });
+}
+
+bool Windows::fits_codes() const {
+  return positions() <= 255 && std::all_of(dims.begin(), dims.end(),
+                                           [](const WindowDim& dim) { return dim.all_read(); });
+}
 
 std::int64_t Windows::positions() const {
   std::int64_t product = 1;

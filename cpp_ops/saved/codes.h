@@ -17,6 +17,10 @@ struct WindowDim {
   std::int64_t input;
   std::vector<std::int64_t> starts;
   std::int64_t extent, dilation;
+
+  // Whether each window has a position inside the input. With padding and dilation one may step
+  // over all of it; ATen's indices then point nowhere.
+  bool all_read() const;
 };
 
 // The windows of a pool over the last dims.size() dimensions of its input.
@@ -27,7 +31,8 @@ struct Windows {
   std::int64_t outputs() const;    // in one plane
   // Bits a code takes: ceil(log2(positions + 1)); code 0 is never a position (kernels.h).
   int width() const;
-  bool fits_codes() const { return positions() <= 255; }
+  // Whether every output has a code, and 8 bits hold it.
+  bool fits_codes() const;
 
   static WindowDim strided(std::int64_t input, std::int64_t output, std::int64_t kernel,
                            std::int64_t stride, std::int64_t padding, std::int64_t dilation);

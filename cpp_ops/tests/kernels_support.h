@@ -11,14 +11,22 @@
 #include <vector>
 
 #include "kernels.h"
+#include "targets.h"
 
 namespace fxpass::kernels {
 
+// Every target this CPU runs. AVX-512 comes twice where the CPU has VBMI2: kernels_for() gives the
+// table that uses it, and the one for CPUs without it must be right too.
 inline std::vector<const Kernels*> targets() {
   std::vector<const Kernels*> found;
   for (const char* name : {"scalar", "avx2", "avx512", "neon"}) {
     if (const Kernels* k = kernels_for(name)) found.push_back(k);
   }
+#if defined(__x86_64__)
+  if (kernels_for("avx512") != nullptr && kernels_for("avx512") != &avx512_kernels()) {
+    found.push_back(&avx512_kernels());
+  }
+#endif
   return found;
 }
 

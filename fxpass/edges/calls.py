@@ -31,6 +31,7 @@ class Call:
             not among them: the graph reads them from the module.
         module: the module called, or None for a function or method.
         hooked: the module's hooks have to run around the op.
+
     """
 
     node: Node

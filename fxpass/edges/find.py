@@ -1,9 +1,9 @@
 """graph -> saved-tensor edges.
 
-    y = relu(x)            y is saved by relu itself (its result) and by conv (its input);
-    z = flatten(y)         z lies in y's storage, so whoever saves z saves y
-    c = conv(y, w)
-    f = linear(z, v)       savers of y: relu, conv, linear
+y = relu(x)            y is saved by relu itself (its result) and by conv (its input);
+z = flatten(y)         z lies in y's storage, so whoever saves z saves y
+c = conv(y, w)
+f = linear(z, v)       savers of y: relu, conv, linear
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class Edges:
         calls: the nodes that call an op of the table.
         root: the module whose submodules the graph calls.
         hooked: the paths of those that have hooks.
+
     """
 
     def __init__(

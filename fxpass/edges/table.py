@@ -31,6 +31,7 @@ class Op:
         writes_input: the result is the first argument, written to.
         keeps_zeros: a zero of the input is a zero of the result, and little else is lost: a sparse
             input gives a sparse result.
+
     """
 
     name: str

@@ -33,6 +33,7 @@ class Choice:
         savers: what saves it for backward, in the same form.
         recipe: how it is kept.
         reason: why it is kept so, or why nothing cheaper was possible.
+
     """
 
     value: str
@@ -82,9 +83,7 @@ class Plan:
         return _columns([header, *rows])
 
 
-def _choice(
-    value: str, op: str, savers: Iterable[str], recipe: str, reason: str = ""
-) -> Choice:
+def _choice(value: str, op: str, savers: Iterable[str], recipe: str, reason: str = "") -> Choice:
     return Choice(value, op, tuple(savers), Recipe(recipe), reason)
 
 

@@ -1,7 +1,7 @@
 """Average pools that keep nothing: backward reads only the shape of the input.
 
-    p = avg_pool2d(x, 2)               ->     p = fxpass.avg_pool2d(x, 2)
-    p = adaptive_avg_pool2d(x, 7)      ->     p = fxpass.adaptive_avg_pool2d(x, 7)
+p = avg_pool2d(x, 2)               ->     p = fxpass.avg_pool2d(x, 2)
+p = adaptive_avg_pool2d(x, 7)      ->     p = fxpass.adaptive_avg_pool2d(x, 7)
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Max pools that keep a code per output instead of their input and int64 indices.
 
-    p = max_pool2d(y, 2)           ->     p = fxpass.max_pool2d(y, 2)
+p = max_pool2d(y, 2)           ->     p = fxpass.max_pool2d(y, 2)
 
-    y = relu(x)                    ->     p = fxpass.relu_max_pool2d(x, 2)
-    p = max_pool2d(y, 2)                  (where nothing else reads x or y)
+y = relu(x)                    ->     p = fxpass.relu_max_pool2d(x, 2)
+p = max_pool2d(y, 2)                  (where nothing else reads x or y)
 """
 
 from __future__ import annotations

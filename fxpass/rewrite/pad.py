@@ -1,7 +1,7 @@
 """Padding that is done again from the restored input.
 
-    p = pad(y, ...)                p, t = fxpass.pad(y, s, ...)
-    c = conv2d(p, w)        ->     c = fxpass.conv2d(p, t, w)
+p = pad(y, ...)                p, t = fxpass.pad(y, s, ...)
+c = conv2d(p, w)        ->     c = fxpass.conv2d(p, t, w)
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ class Program:
     Attributes:
         graph: the rewritten graph.
         source: the generated Python source.
+
     """
 
     def __init__(

@@ -1,0 +1,174 @@
+"""torch.library.opcheck on every operator that is registered, and what it cannot check."""
+
+import pytest
+import torch
+from _bits import values
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+
+ops = torch.ops.fxpass
+
+CHECKS = (
+    "test_schema",
+    "test_autograd_registration",
+    "test_faketensor",
+    "test_aot_dispatch_dynamic",
+)
+
+
+def leaf(*shape):
+    return values(shape, kind="edges").requires_grad_()
+
+
+def convolutions(dims):
+    x, w, b = leaf(2, 4, *[7] * dims), leaf(6, 2, *[3] * dims), leaf(6)
+    yield x, None, w, b, [2], [1], [1], 2
+    yield x, ops.bitmap(x), w, None, [1], [0], [1], 2
+    yield x.detach(), None, w.detach()[:, :2], None, [1], [1], [2], 2
+
+
+def padded_convolutions(dims):
+    x, w, b = leaf(2, 4, *[7] * dims), leaf(6, 4, *[2] * dims), leaf(6)
+    yield x, None, w, b, [1], "same"
+    yield x, ops.bitmap(x), w, None, [2], "valid"
+
+
+def pools(dims):
+    x = leaf(2, 3, *[7] * dims)
+    yield x, [2]
+    yield x.detach(), [3], [2], [1], [1], True
+
+
+def avg_pools(dims):
+    yield leaf(2, 3, *[7] * dims), [2], [2], [1], True, False
+    yield leaf(3, *[7] * dims).detach(), [3]
+
+
+def adaptive_pools(dims):
+    yield leaf(2, 3, *[7] * dims), [3] * dims
+    yield leaf(2, 3, *[7] * dims), [1] * dims
+
+
+def samples():
+    """Operator name -> argument lists, made anew for each use."""
+    x, w = leaf(4, 6), leaf(3, 6)
+    table = {
+        "relu": [(leaf(2, 3, 5, 5),), (leaf(7).detach(),)],
+        "relu_": [(leaf(2, 3, 5, 5).detach(),)],
+        "linear": [(x, None, w, leaf(3)), (x, ops.bitmap(x), w), (leaf(2, 4, 6), None, w)],
+        "pad": [
+            (leaf(2, 3, 5, 5), None, [1, 1, 1, 1], mode)
+            for mode in ("constant", "reflect", "replicate", "circular")
+        ],
+        "bitmap": [(leaf(4, 70),)],
+        "bitmap_pack": [(leaf(4, 70).detach(),)],
+        "bitmap_unpack": [(*ops.bitmap_pack(leaf(4, 70).detach()), [4, 70], [70, 1])],
+    }
+    for n in (1, 2, 3):
+        table[f"conv{n}d"] = convolutions(n)
+        table[f"conv{n}d.padding"] = padded_convolutions(n)
+        table[f"adaptive_avg_pool{n}d"] = adaptive_pools(n)
+        table[f"adaptive_max_pool{n}d"] = adaptive_pools(n)
+        table[f"avg_pool{n}d"] = avg_pools(n)
+        for name in ("max_pool{}d", "max_pool{}d_with_indices", "relu_max_pool{}d"):
+            table[name.format(n)] = pools(n)
+    return {name: list(arguments) for name, arguments in table.items()}
+
+
+SAMPLES = samples()
+
+# (operator, check) -> why it cannot pass.
+_HANDLE = "opcheck has no comparison for two Saved handles; the values are traced below"
+EXEMPTIONS = {
+    ("relu", "test_aot_dispatch_dynamic"): _HANDLE,
+    ("relu_", "test_aot_dispatch_dynamic"): _HANDLE,
+    ("pad", "test_aot_dispatch_dynamic"): _HANDLE,
+    ("bitmap", "test_aot_dispatch_dynamic"): _HANDLE,
+}
+
+
+def registered():
+    prefix = "fxpass::"
+    names = torch._C._dispatch_get_all_op_names()
+    return sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
+
+
+def overload(name):
+    base, _, rest = name.partition(".")
+    return getattr(getattr(ops, base), rest or "default")
+
+
+def check(name, which):
+    for arguments in samples()[name]:
+        torch.library.opcheck(overload(name), arguments, test_utils=which)
+
+
+def test_every_operator_has_a_sample():
+    assert sorted(SAMPLES) == registered()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("which", CHECKS)
+@pytest.mark.parametrize("name", sorted(SAMPLES))
+def test_opcheck(name, which):
+    if (name, which) not in EXEMPTIONS:
+        check(name, which)
+        return
+    try:
+        check(name, which)
+    except Exception:
+        return
+    pytest.fail(f"{name} passes {which} by now: take it out of EXEMPTIONS")
+
+
+def test_exemptions_name_what_there_is():
+    assert {name for name, _ in EXEMPTIONS} <= set(registered())
+    assert {which for _, which in EXEMPTIONS} <= set(CHECKS)
+    assert all(EXEMPTIONS.values())
+
+
+def tensors_of(result):
+    parts = result if isinstance(result, tuple | list) else (result,)
+    return [part for part in parts if isinstance(part, torch.Tensor)]
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLES))
+@pytest.mark.parametrize("grad", [True, False])
+def test_fake_tensors_have_the_shapes_of_real_ones(name, grad):
+    op = overload(name)
+    for real, given in zip(samples()[name], samples()[name], strict=True):
+        mode = FakeTensorMode(shape_env=torch.fx.experimental.symbolic_shapes.ShapeEnv())
+        # Handles of real tensors do not match fake ones: they are not used.
+        fake = [
+            mode.from_tensor(a, static_shapes=True) if isinstance(a, torch.Tensor) else a
+            for a in given
+        ]
+        with torch.set_grad_enabled(grad):
+            expected = tensors_of(op(*real))
+            with mode:
+                found = tensors_of(op(*fake))
+        for a, b in zip(expected, found, strict=True):
+            assert (b.dtype, b.device, b.requires_grad) == (a.dtype, a.device, a.requires_grad)
+            if name != "bitmap_pack":
+                assert (tuple(b.shape), b.stride()) == (tuple(a.shape), a.stride())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["relu", "relu_", "pad", "conv2d", "max_pool2d", "linear"])
+@pytest.mark.parametrize("tracing", ["fake", "symbolic"])
+def test_a_traced_graph_computes_the_same(name, tracing):
+    op = overload(name)
+    for arguments in samples()[name]:
+        tensors = [a.detach() for a in arguments if isinstance(a, torch.Tensor)]
+
+        def run(*given, arguments=arguments):
+            left = iter(given)
+            return tensors_of(
+                op(*(next(left) if isinstance(a, torch.Tensor) else a for a in arguments))
+            )
+
+        graph = make_fx(run, tracing_mode=tracing)(*(t.clone() for t in tensors))
+        expected = run(*(t.clone() for t in tensors))
+        for a, b in zip(expected, graph(*(t.clone() for t in tensors)), strict=True):
+            assert torch.equal(a, b)
+            assert a.stride() == b.stride()
