@@ -287,7 +287,7 @@ def main(arguments: list[str] | None = None) -> int:
         densities = [float(d) for d in options.densities.split(",")]
         table = cases(targets, ops, dtypes, densities, options.mib)
         rows += [(case, options.pairs) for case in table]
-    width = None if sys.stdout.isatty() else 100  # a log has no width to adapt to
+    width = None if sys.stdout.isatty() else 110  # a log has no width to adapt to
     console, results = Console(width=width), []
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("kernels", total=len(rows))

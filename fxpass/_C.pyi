@@ -1,6 +1,6 @@
 """What cpp_ops/python/module.cpp binds."""
 
-class memory:  # noqa: N801  (a submodule)
+class memory:
     """See cpp_ops/memory/tracker.h."""
 
     @staticmethod

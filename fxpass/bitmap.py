@@ -25,6 +25,7 @@ class Packed:
         values: the marked elements in memory order, of the tensor's dtype.
         shape: sizes of the tensor.
         stride: its strides.
+
     """
 
     bits: Tensor

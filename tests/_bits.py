@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 import torch
@@ -141,7 +142,8 @@ def check(
 ) -> Outcome:
     """Fails unless both do the same to the last bit. Returns what eager did.
 
-    By default every floating tensor needs a gradient, and eager is not expected to raise. An example in which eager does not equal
+    By default every floating tensor needs a gradient, and eager is not expected to raise. An
+    example in which eager does not equal
     itself proves nothing and is given up.
     """
     if needs is None:
@@ -158,6 +160,10 @@ def check(
     if wrong:
         _give_up("eager does not equal itself here")
     return expected
+
+
+# For arguments of which eager refuses some.
+check_errors_too = partial(check, may_raise=True)
 
 
 def disagreements(expected: Outcome, found: Outcome) -> list[str]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from _bits import check, difference, twin, values
+from _bits import check, check_errors_too, difference, twin, values
 from _chain import BOTH, SINGLE, eager, ours, parameters
 
 ops = torch.ops.fxpass
@@ -164,7 +164,7 @@ def writes():
 )
 def test_a_value_written_to_raises_where_eager_raises_and_nowhere_else(what, pair, needs):
     tensors = [values((2, 4, 9, 9)), values((4, 4, 3, 3)), values((4,))]
-    done = check(*pair, tensors, needs=[bool(n) for n in needs])
+    done = check_errors_too(*pair, tensors, needs=[bool(n) for n in needs])
     if done.error is not None:
         assert "modified by an inplace operation" in str(done.error)
         given = [twin(t, bool(n)) for t, n in zip(tensors, needs, strict=True)]

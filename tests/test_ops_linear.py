@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from _bits import LAYOUTS, Upstream, check, examples, values
+from _bits import LAYOUTS, Upstream, check, check_errors_too, examples, values
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies_values import FILLS
@@ -137,15 +137,15 @@ def test_autocast(dtype):
 )
 def test_arguments_that_eager_refuses_or_hardly_takes(x, weight, bias):
     given = [values(x), values(weight), None if bias is None else values(bias)]
-    check(eager, ours, given)
+    check_errors_too(eager, ours, given)
 
 
 @pytest.mark.parametrize("other", [torch.float64, torch.complex64, torch.int64])
 def test_mixed_and_unsupported_dtypes(other):
     x, weight = values((4, 8)), values((3, 8))
     plain = [lambda x, w: F.linear(x, w), lambda x, w: ops.linear(x, ops.bitmap(x), w)]
-    check(*plain, [x, weight.to(other)])
-    check(*plain, [x.to(other), weight.to(other)])
+    check_errors_too(*plain, [x, weight.to(other)])
+    check_errors_too(*plain, [x.to(other), weight.to(other)])
 
 
 def test_inference_mode_and_no_grad():

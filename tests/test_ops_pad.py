@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from _bits import LAYOUTS, Upstream, check, examples, values
+from _bits import LAYOUTS, Upstream, check, check_errors_too, examples, values
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies_values import FILLS
@@ -56,7 +56,7 @@ def test_a_convolution_gets_the_padded_value_back(case, upstream, frozen):
         padded, handle = ops.pad(y, handle, *args)
         return getattr(ops, conv)(padded, handle, w)
 
-    check(eager, ours, [x, weight], needs=[True, not frozen], upstream=upstream)
+    check_errors_too(eager, ours, [x, weight], needs=[True, not frozen], upstream=upstream)
 
 
 def test_padded_twice_and_read_twice():
@@ -96,14 +96,14 @@ def test_padded_twice_and_read_twice():
 )
 def test_arguments_that_eager_refuses_or_hardly_takes(args):
     x = values((2, 3, 5, 6), kind="mostly_zero")
-    check(lambda x: F.pad(x, *args), lambda x: ops.pad(x, None, *args)[0], [x])
+    check_errors_too(lambda x: F.pad(x, *args), lambda x: ops.pad(x, None, *args)[0], [x])
 
     def through_conv(x):
         y, handle = ops.relu(x)
         padded, handle = ops.pad(y, handle, *args)
         return ops.conv2d(padded, handle, x.new_ones(2, 3, 1, 1).requires_grad_())
 
-    check(
+    check_errors_too(
         lambda x: F.conv2d(F.pad(x.relu(), *args), x.new_ones(2, 3, 1, 1).requires_grad_()),
         through_conv,
         [x],
@@ -114,7 +114,7 @@ def test_arguments_that_eager_refuses_or_hardly_takes(args):
 def test_other_dtypes(dtype):
     x = torch.arange(24).view(1, 2, 3, 4).to(dtype)
     for mode in ("constant", "circular", "reflect", "replicate"):
-        check(
+        check_errors_too(
             lambda x, mode=mode: F.pad(x, [1, 1, 1, 1], mode),
             lambda x, mode=mode: ops.pad(x, None, [1, 1, 1, 1], mode)[0],
             [x],

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from _bits import LAYOUTS, Upstream, check, examples, values
+from _bits import LAYOUTS, Upstream, check, check_errors_too, examples, values
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from strategies_values import FILLS
@@ -70,7 +70,7 @@ def eager_max_pool(dims, with_indices=False):
 def test_max_pool(case, upstream):
     dims, x, args = case
     pool = getattr(ops, f"max_pool{dims}d")
-    check(
+    check_errors_too(
         lambda x: eager_max_pool(dims)(x, *args), lambda x: pool(x, *args), [x], upstream=upstream
     )
 
@@ -81,7 +81,7 @@ def test_max_pool_with_indices(case, upstream):
     dims, x, args = case
     pool = getattr(ops, f"max_pool{dims}d_with_indices")
     eager = eager_max_pool(dims, with_indices=True)
-    check(lambda x: eager(x, *args), lambda x: pool(x, *args), [x], upstream=upstream)
+    check_errors_too(lambda x: eager(x, *args), lambda x: pool(x, *args), [x], upstream=upstream)
 
 
 @examples(300)
@@ -90,7 +90,9 @@ def test_relu_max_pool(case, upstream):
     dims, x, args = case
     pool = getattr(ops, f"relu_max_pool{dims}d")
     eager = eager_max_pool(dims)
-    check(lambda x: eager(torch.relu(x), *args), lambda x: pool(x, *args), [x], upstream=upstream)
+    check_errors_too(
+        lambda x: eager(torch.relu(x), *args), lambda x: pool(x, *args), [x], upstream=upstream
+    )
 
 
 @examples(60)
@@ -99,7 +101,7 @@ def test_max_pool_without_gradient(case, mode, fused):
     dims, x, args = case
     pool = getattr(ops, f"{'relu_' * fused}max_pool{dims}d")
     eager = eager_max_pool(dims)
-    check(
+    check_errors_too(
         mode()(lambda x: eager(torch.relu(x) if fused else x, *args)),
         mode()(lambda x: pool(x, *args)),
         [x],
@@ -163,7 +165,9 @@ def test_avg_pool(case, upstream):
         stride = number(stride) if stride else None
         return getattr(F, f"avg_pool{dims}d")(x, number(kernel), stride, number(padding), *rest)
 
-    check(eager, lambda x: getattr(ops, f"avg_pool{dims}d")(x, *args), [x], upstream=upstream)
+    check_errors_too(
+        eager, lambda x: getattr(ops, f"avg_pool{dims}d")(x, *args), [x], upstream=upstream
+    )
 
 
 @st.composite
@@ -280,7 +284,7 @@ def test_arguments_that_eager_refuses(dims, args, fused):
     ours = getattr(ops, f"{'relu_' * fused}max_pool{dims}d")
     x = values((2, 3, *[8] * dims))
     for needs in (True, False):
-        check(
+        check_errors_too(
             lambda x: eager(x.relu() if fused else x, *args),
             lambda x: ours(x, *args),
             [x],
@@ -296,7 +300,7 @@ def test_arguments_that_eager_refuses(dims, args, fused):
 def test_shapes_that_eager_refuses(name, dims, shape):
     # aten's, because torch.nn.functional looks at the shape by itself before some of them.
     eager, ours = getattr(torch.ops.aten, f"{name}{dims}d"), getattr(ops, f"{name}{dims}d")
-    check(lambda x: eager(x, [2] * dims), lambda x: ours(x, [2] * dims), [values(shape)])
+    check_errors_too(lambda x: eager(x, [2] * dims), lambda x: ours(x, [2] * dims), [values(shape)])
 
 
 @pytest.mark.parametrize(
@@ -306,7 +310,9 @@ def test_shapes_that_eager_refuses(name, dims, shape):
 def test_other_dtypes(name, dtype):
     x = torch.arange(32).view(1, 2, 4, 4).to(dtype)
     pool = getattr(ops, name)
-    check(lambda x: getattr(F, name)(x, 2), lambda x: pool(x, [2]), [x], needs=[dtype.is_complex])
+    check_errors_too(
+        lambda x: getattr(F, name)(x, 2), lambda x: pool(x, [2]), [x], needs=[dtype.is_complex]
+    )
 
 
 @pytest.mark.parametrize("name", ["max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool"])

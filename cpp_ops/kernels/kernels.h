@@ -5,6 +5,12 @@
 //
 // Every target (scalar, AVX2, AVX-512, NEON) writes the same bytes. The scalar functions carry the
 // explanations; the vector ones only say how.
+//
+// Of a damaged payload: bits past the last element are ignored by gather and unpack, and codes that
+// point nowhere give no gradient. But unpack believes the bits: that there are as many values as
+// bits set is for its caller to check.
+// Outputs of 8 MiB or more in one call, aligned to 64 bytes, are written past the caches: large
+// ranges are the faster ones.
 #pragma once
 
 #include <cstdint>
@@ -69,6 +75,8 @@ struct Kernels {
   // with their codes. Code = 1 + (kh * kernel_w + kw) of the maximum as ATen chooses it (the first
   // of equals; a NaN wins, the last NaN of all); with fused_relu 0 where !(max > 0) and max is no
   // NaN. codes[0] belongs to output `begin`; out and x point at the whole tensors.
+  // A window without any position inside the input (dilation can jump over a small one) gives -inf
+  // and code 0.
   void (*max_pool2d_nchw)(DType, const Pool2d&, const void* x, void* out, std::uint8_t* codes,
                           std::int64_t begin, std::int64_t end);
   void (*max_pool2d_nhwc)(DType, const Pool2d&, const void* x, void* out, std::uint8_t* codes,

@@ -30,9 +30,10 @@ std::tuple<at::Tensor, at::Tensor> bitmap_pack(const at::Tensor& x) {
 
 at::Tensor bitmap_unpack(const at::Tensor& bits, const at::Tensor& values, at::IntArrayRef sizes,
                          at::IntArrayRef strides) {
-  TORCH_CHECK(codec::kernel_dtype(values.scalar_type()).has_value(),
-              "fxpass.bitmap.unpack: expected values of float32, float64, bfloat16 or float16, got ",
-              values.scalar_type());
+  TORCH_CHECK(
+      codec::kernel_dtype(values.scalar_type()).has_value(),
+      "fxpass.bitmap.unpack: expected values of float32, float64, bfloat16 or float16, got ",
+      values.scalar_type());
   for (const auto size : sizes) {
     TORCH_CHECK(size >= 0, "fxpass.bitmap.unpack: negative size in ", sizes);
   }
@@ -40,8 +41,10 @@ at::Tensor bitmap_unpack(const at::Tensor& bits, const at::Tensor& values, at::I
               "fxpass.bitmap.unpack: expected CPU tensors, got ", bits.device(), " and ",
               values.device());
   const auto out = at::empty_strided(sizes, strides, values.options());
-  TORCH_CHECK(codec::is_flat(out), "fxpass.bitmap.unpack: expected the strides of a dense tensor "
-              "without overlap, got sizes ", sizes, " and strides ", strides);
+  TORCH_CHECK(codec::is_flat(out),
+              "fxpass.bitmap.unpack: expected the strides of a dense tensor "
+              "without overlap, got sizes ",
+              sizes, " and strides ", strides);
   codec::unpack(bits, values, out);
   return out;
 }

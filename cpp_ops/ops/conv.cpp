@@ -67,8 +67,8 @@ class ConvNode final : public FxNode {
                                                       const at::Tensor& weight,
                                                       std::array<bool, 3> mask) const {
     const std::vector<std::int64_t> no_output_padding(args_.stride.size(), 0);
-    const auto bias_sizes = bias_sizes_.has_value() ? at::OptionalIntArrayRef(*bias_sizes_)
-                                                    : at::OptionalIntArrayRef();
+    const auto bias_sizes =
+        bias_sizes_.has_value() ? at::OptionalIntArrayRef(*bias_sizes_) : at::OptionalIntArrayRef();
     return at::convolution_backward(grad, input, weight, bias_sizes, args_.stride, args_.padding,
                                     args_.dilation, /*transposed=*/false, no_output_padding,
                                     args_.groups, mask);
@@ -104,8 +104,8 @@ at::Tensor convolution(const at::Tensor& x, const std::optional<SavedPtr>& handl
   return y;
 }
 
-// One dtype, as conv1d/2d/3d demand (aten::convolution itself may take another for the bias), and no
-// tangents of forward-mode AD.
+// One dtype, as conv1d/2d/3d demand (aten::convolution itself may take another for the bias), and
+// no tangents of forward-mode AD.
 bool are_alike(const at::Tensor& x, const at::Tensor& weight,
                const std::optional<at::Tensor>& bias) {
   const bool has_bias = bias.has_value() && bias->defined();
@@ -182,34 +182,34 @@ at::Tensor conv_padding(const at::Tensor& x, const std::optional<SavedPtr>& hand
 }
 
 // The eager ops as plain functions, one signature for all dimensions.
-#define FXPASS_EAGER_CONV(NAME)                                                                  \
-  at::Tensor eager_##NAME(const at::Tensor& x, const at::Tensor& w,                              \
-                          const std::optional<at::Tensor>& b, at::IntArrayRef s,                 \
-                          at::IntArrayRef p, at::IntArrayRef d, std::int64_t g) {                \
-    return at::NAME(x, w, b, s, p, d, g);                                                        \
-  }                                                                                              \
-  at::Tensor eager_padding_##NAME(const at::Tensor& x, const at::Tensor& w,                      \
-                                  const std::optional<at::Tensor>& b, at::IntArrayRef s,         \
-                                  c10::string_view p, at::IntArrayRef d, std::int64_t g) {       \
-    return at::NAME(x, w, b, s, p, d, g);                                                        \
+#define FXPASS_EAGER_CONV(NAME)                                                            \
+  at::Tensor eager_##NAME(const at::Tensor& x, const at::Tensor& w,                        \
+                          const std::optional<at::Tensor>& b, at::IntArrayRef s,           \
+                          at::IntArrayRef p, at::IntArrayRef d, std::int64_t g) {          \
+    return at::NAME(x, w, b, s, p, d, g);                                                  \
+  }                                                                                        \
+  at::Tensor eager_padding_##NAME(const at::Tensor& x, const at::Tensor& w,                \
+                                  const std::optional<at::Tensor>& b, at::IntArrayRef s,   \
+                                  c10::string_view p, at::IntArrayRef d, std::int64_t g) { \
+    return at::NAME(x, w, b, s, p, d, g);                                                  \
   }
 
 FXPASS_EAGER_CONV(conv1d)
 FXPASS_EAGER_CONV(conv2d)
 FXPASS_EAGER_CONV(conv3d)
 
-#define FXPASS_CONV(NAME, N)                                                                     \
-  TORCH_LIBRARY_FRAGMENT(fxpass, m) {                                                            \
-    m.def(#NAME                                                                                  \
-          "(Tensor x, __torch__.torch.classes.fxpass.Saved? saved, Tensor weight, "              \
-          "Tensor? bias=None, int[" #N "] stride=1, int[" #N "] padding=0, int[" #N              \
-          "] dilation=1, int groups=1) -> Tensor");                                              \
-    m.def(#NAME                                                                                  \
-          ".padding(Tensor x, __torch__.torch.classes.fxpass.Saved? saved, Tensor weight, "      \
-          "Tensor? bias=None, int[" #N "] stride=1, str padding='valid', int[" #N                \
-          "] dilation=1, int groups=1) -> Tensor");                                              \
-  }                                                                                              \
-  FXPASS_REGISTER(#NAME, (conv<N, eager_##NAME>))                                                \
+#define FXPASS_CONV(NAME, N)                                                                \
+  TORCH_LIBRARY_FRAGMENT(fxpass, m) {                                                       \
+    m.def(#NAME                                                                             \
+          "(Tensor x, __torch__.torch.classes.fxpass.Saved? saved, Tensor weight, "         \
+          "Tensor? bias=None, int[" #N "] stride=1, int[" #N "] padding=0, int[" #N         \
+          "] dilation=1, int groups=1) -> Tensor");                                         \
+    m.def(#NAME                                                                             \
+          ".padding(Tensor x, __torch__.torch.classes.fxpass.Saved? saved, Tensor weight, " \
+          "Tensor? bias=None, int[" #N "] stride=1, str padding='valid', int[" #N           \
+          "] dilation=1, int groups=1) -> Tensor");                                         \
+  }                                                                                         \
+  FXPASS_REGISTER(#NAME, (conv<N, eager_##NAME>))                                           \
   FXPASS_REGISTER(#NAME ".padding", (conv_padding<N, eager_padding_##NAME>))
 
 FXPASS_CONV(conv1d, 1)

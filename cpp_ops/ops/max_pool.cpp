@@ -17,8 +17,8 @@ namespace {
 
 using Pair = std::tuple<at::Tensor, at::Tensor>;
 
-// The form without indices is eager's own too: it has a kernel of its own where no gradient is needed
-// (max_pool1d), and is a stop of autocast's (max_pool3d).
+// The form without indices is eager's own too: it has a kernel of its own where no gradient is
+// needed (max_pool1d), and is a stop of autocast's (max_pool3d).
 template <int N>
 at::Tensor eager_values(const at::Tensor& x, const PoolArgs& a) {
   const auto call = [&](auto pool) {
@@ -43,8 +43,8 @@ Pair eager(const at::Tensor& x, const PoolArgs& a) {
 template <int N>
 void keep_codes(const at::Tensor& x, const at::Tensor& y, const PoolArgs& args) {
   if (!y.requires_grad() || !codec::is_plain(y)) return;
-  const auto shape = Windows::of_pool(N, x, y, args.kernel_size, args.stride, args.padding,
-                                      args.dilation);
+  const auto shape =
+      Windows::of_pool(N, x, y, args.kernel_size, args.stride, args.padding, args.dilation);
   if (shape.fits_codes()) swap::max_pool_by_codes(y, x, shape);
 }
 
@@ -96,8 +96,9 @@ at::Tensor max_pool(const at::Tensor& x, at::IntArrayRef kernel_size, at::IntArr
   return pool<N>(x, {kernel_size, stride, padding, dilation, ceil_mode}, fused_relu);
 }
 
-#define FXPASS_POOL_ARGS(N)                                                            \
-  "(Tensor x, int[" #N "] kernel_size, int[" #N "] stride=[], int[" #N "] padding=0, " \
+#define FXPASS_POOL_ARGS(N)                                            \
+  "(Tensor x, int[" #N "] kernel_size, int[" #N "] stride=[], int[" #N \
+  "] padding=0, "                                                      \
   "int[" #N "] dilation=1, bool ceil_mode=False)"
 
 #define FXPASS_MAX_POOL(N)                                                            \

@@ -31,11 +31,10 @@ struct Pooling {
   bool nhwc() const { return format == at::MemoryFormat::ChannelsLast; }
   // Planes (NCHW) or images (NHWC): the parts of the gradient that do not touch each other.
   std::int64_t parts() const {
-    return nhwc() ? input_sizes[0] : c10::multiply_integers(input_sizes.begin(), input_sizes.end() - 2);
+    return nhwc() ? input_sizes[0]
+                  : c10::multiply_integers(input_sizes.begin(), input_sizes.end() - 2);
   }
-  std::int64_t part_outputs() const {
-    return geometry.out_h * geometry.out_w * geometry.channels;
-  }
+  std::int64_t part_outputs() const { return geometry.out_h * geometry.out_w * geometry.channels; }
   std::int64_t part_inputs() const { return geometry.in_h * geometry.in_w * geometry.channels; }
 };
 
@@ -44,9 +43,8 @@ std::int64_t output_size(std::int64_t in, std::int64_t kernel, std::int64_t pad,
                          std::int64_t stride, std::int64_t dilation, bool ceil_mode) {
   if (kernel < 1 || stride < 1 || dilation < 1 || pad < 0) return 0;
   if (pad > kernel / 2 || in + 2 * pad < (kernel - 1) * dilation + 1) return 0;
-  return std::max<std::int64_t>(
-      0, at::native::pooling_output_shape<std::int64_t>(in, kernel, pad, stride, dilation,
-                                                        ceil_mode));
+  return std::max<std::int64_t>(0, at::native::pooling_output_shape<std::int64_t>(
+                                       in, kernel, pad, stride, dilation, ceil_mode));
 }
 
 std::optional<Pooling> plan(const at::Tensor& x, const PoolArgs& args, bool fused_relu) {
@@ -82,8 +80,11 @@ std::optional<Pooling> plan(const at::Tensor& x, const PoolArgs& args, bool fuse
       {Windows::strided(g.in_h, g.out_h, g.kernel_h, g.stride_h, g.pad_h, g.dilation_h),
        Windows::strided(g.in_w, g.out_w, g.kernel_w, g.stride_w, g.pad_w, g.dilation_w)}};
   if (!windows.fits_codes()) return {};
-  Pooling pooling{g, *dtype, nhwc ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous,
-                  x.sizes().vec(), x.sizes().vec(),
+  Pooling pooling{g,
+                  *dtype,
+                  nhwc ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous,
+                  x.sizes().vec(),
+                  x.sizes().vec(),
                   windows.width()};
   pooling.output_sizes[x.dim() - 2] = g.out_h;
   pooling.output_sizes[x.dim() - 1] = g.out_w;
@@ -168,7 +169,8 @@ class MaxPool2dNode final : public FxNode {
       std::vector<std::uint8_t> bytes(outputs);
       for (auto part = first; part < last; ++part) {
         codes::unpack(planes, part * outputs, outputs, p.width, bytes.data());
-        TORCH_CHECK(lie_inside(bytes, p.geometry), "fxpass::max_pool2d: the payload names positions "
+        TORCH_CHECK(lie_inside(bytes, p.geometry),
+                    "fxpass::max_pool2d: the payload names positions "
                     "outside the image (did a saved_tensors_hooks change it?)");
         kernel(p.dtype, p.geometry, src + part * outputs * size, bytes.data(),
                dst + part * inputs * size);

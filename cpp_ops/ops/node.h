@@ -59,8 +59,8 @@ c10::intrusive_ptr<N> make_node(const Inputs&... inputs) {
 
 // Registers one function for an op above and below autograd: the functions here look at the
 // tensors they get, build a node where a gradient is needed, and otherwise call ATen.
-#define FXPASS_REGISTER(NAME, FUNCTION)                                     \
-  TORCH_LIBRARY_IMPL(fxpass, Autograd, m) { m.impl(NAME, FUNCTION); }       \
+#define FXPASS_REGISTER(NAME, FUNCTION)                               \
+  TORCH_LIBRARY_IMPL(fxpass, Autograd, m) { m.impl(NAME, FUNCTION); } \
   TORCH_LIBRARY_IMPL(fxpass, CompositeExplicitAutograd, m) { m.impl(NAME, FUNCTION); }
 
 }  // namespace fxpass

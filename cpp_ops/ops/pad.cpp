@@ -16,10 +16,11 @@ std::tuple<at::Tensor, SavedPtr> pad(const at::Tensor& x, const std::optional<Sa
                                      at::IntArrayRef pad, c10::string_view mode,
                                      std::optional<double> value) {
   auto y = at::pad(x, pad, mode, value);
-  if (!at::GradMode::is_enabled() || !codec::is_plain(y)) return {std::move(y), c10::make_intrusive<Saved>()};
+  if (!at::GradMode::is_enabled() || !codec::is_plain(y))
+    return {std::move(y), c10::make_intrusive<Saved>()};
   swap::pad_input_by_shape(y, x);
-  auto saved = c10::make_intrusive<PadSaved>(y, x, handle,
-                                             PadArgs{pad.vec(), std::string(mode), value});
+  auto saved =
+      c10::make_intrusive<PadSaved>(y, x, handle, PadArgs{pad.vec(), std::string(mode), value});
   return {std::move(y), std::move(saved)};
 }
 

@@ -89,11 +89,12 @@ class ReluNode final : public FxNode {
     const auto size = element_size(dtype);
     const auto* src = static_cast<const char*>(grad.const_data_ptr());
     auto* dst = static_cast<char*>(out.data_ptr());
-    at::parallel_for(0, mask.numel(), codec::kGrainWords, [&](std::int64_t first, std::int64_t last) {
-      const auto begin = first * kWordBits, end = std::min(last * kWordBits, n);
-      kernels().select(dtype, src + begin * size, codec::words(mask) + first, end - begin,
-                       dst + begin * size);
-    });
+    at::parallel_for(0, mask.numel(), codec::kGrainWords,
+                     [&](std::int64_t first, std::int64_t last) {
+                       const auto begin = first * kWordBits, end = std::min(last * kWordBits, n);
+                       kernels().select(dtype, src + begin * size, codec::words(mask) + first,
+                                        end - begin, dst + begin * size);
+                     });
   }
 
   // A tensor that threshold_backward tells from the result only by the sign of its comparison.

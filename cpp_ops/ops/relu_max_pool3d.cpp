@@ -70,8 +70,8 @@ std::optional<at::Tensor> relu_max_pool3d(const at::Tensor& x, const PoolArgs& a
     at::Tensor indices;
     std::tie(out, indices) = at::max_pool3d_with_indices(
         y, args.kernel_size, args.stride, args.padding, args.dilation, args.ceil_mode);
-    auto windows = Windows::of_pool(3, x, out, args.kernel_size, args.stride, args.padding,
-                                    args.dilation);
+    auto windows =
+        Windows::of_pool(3, x, out, args.kernel_size, args.stride, args.padding, args.dilation);
     if (!windows.fits_codes()) return std::nullopt;
     indices.masked_fill_(out.le(0), -1);
     const auto planes = codes::from_indices(indices, windows);

@@ -63,13 +63,13 @@ class HandleHooks final : public SavedVariableHooks {
 };
 
 // Calls edit(node) on the nearest node of one of these types on the path of first inputs from `out`
-// back to `in`: composite ops put views before and after their main node. An op that recorded none of
-// them (average pooling to one pixel is a mean) is left as it is, and so is whatever made `in`.
+// back to `in`: composite ops put views before and after their main node. An op that recorded none
+// of them (average pooling to one pixel is a mean) is left as it is, and so is whatever made `in`.
 template <typename... Nodes, typename Edit>
 void edit_nearest(const at::Tensor& out, const at::Tensor& in, const Edit& edit) {
   constexpr int kMostViews = 3;
-  const auto* end = in.requires_grad() ? torch::autograd::impl::gradient_edge(in).function.get()
-                                       : nullptr;
+  const auto* end =
+      in.requires_grad() ? torch::autograd::impl::gradient_edge(in).function.get() : nullptr;
   Node* node = out.grad_fn().get();
   const auto is_edited = [&](auto* found) {
     if (found != nullptr) edit(*found);
@@ -101,7 +101,8 @@ void by_handle(SavedVariable& saved, const std::optional<SavedPtr>& handle) {
 
 void avg_pool_input_by_shape(const at::Tensor& out, const at::Tensor& in) {
   edit_nearest<gen::AvgPool2DBackward0, gen::AvgPool3DBackward0, gen::AdaptiveAvgPool2DBackward0,
-               gen::AdaptiveAvgPool3DBackward0>(out, in, [](auto& node) { shape_only(node.self_); });
+               gen::AdaptiveAvgPool3DBackward0>(out, in,
+                                                [](auto& node) { shape_only(node.self_); });
 }
 
 void pad_input_by_shape(const at::Tensor& out, const at::Tensor& in) {

@@ -35,19 +35,20 @@ std::vector<std::int64_t> block_offsets(const at::Tensor& bits) {
   return offsets;
 }
 
-struct Block {
-  std::int64_t first_word, first_element, elements;
+// A run of blocks that one task takes, as one range: the kernels see how large it is, and stream
+// past the caches what would not fit them.
+struct Range {
+  std::int64_t first_block, first_word, first_element, elements;
 };
 
-// Calls body(block index, Block) for every block of a bitmap over n elements, in parallel.
+// Calls body(Range) for the blocks of a bitmap over n elements, in parallel.
 template <typename Body>
-void for_blocks(std::int64_t n, const Body& body) {
+void for_ranges(std::int64_t n, const Body& body) {
   const auto blocks = (words_for(n) + kBlockWords - 1) / kBlockWords;
   at::parallel_for(0, blocks, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (auto b = begin; b < end; ++b) {
-      const auto first = b * kBlockWords * kWordBits;
-      body(b, Block{b * kBlockWords, first, std::min(n - first, kBlockWords * kWordBits)});
-    }
+    const auto first = begin * kBlockWords * kWordBits;
+    body(Range{begin, begin * kBlockWords, first,
+               std::min(n, end * kBlockWords * kWordBits) - first});
   });
 }
 
@@ -55,11 +56,16 @@ void for_blocks(std::int64_t n, const Body& body) {
 
 std::optional<kernels::DType> kernel_dtype(at::ScalarType dtype) {
   switch (dtype) {
-    case at::kHalf: return kernels::DType::F16;
-    case at::kBFloat16: return kernels::DType::BF16;
-    case at::kFloat: return kernels::DType::F32;
-    case at::kDouble: return kernels::DType::F64;
-    default: return std::nullopt;
+    case at::kHalf:
+      return kernels::DType::F16;
+    case at::kBFloat16:
+      return kernels::DType::BF16;
+    case at::kFloat:
+      return kernels::DType::F32;
+    case at::kDouble:
+      return kernels::DType::F64;
+    default:
+      return std::nullopt;
   }
 }
 
@@ -94,9 +100,9 @@ at::Tensor mark(const at::Tensor& flat) {
   auto bits = new_words(flat, words_for(n));
   auto* out = words(bits);
   const auto* src = static_cast<const char*>(flat.const_data_ptr());
-  for_blocks(n, [&](std::int64_t, const Block& block) {
-    kernels().bitmap_mark(dtype, src + block.first_element * element_size(dtype), block.elements,
-                          out + block.first_word);
+  for_ranges(n, [&](const Range& range) {
+    kernels().bitmap_mark(dtype, src + range.first_element * element_size(dtype), range.elements,
+                          out + range.first_word);
   });
   return bits;
 }
@@ -111,10 +117,9 @@ at::Tensor gather(const at::Tensor& flat, const at::Tensor& bits, std::int64_t s
   const auto* src = static_cast<const char*>(flat.const_data_ptr());
   auto* out = static_cast<char*>(values.data_ptr());
   const auto size = element_size(dtype);
-  for_blocks(flat.numel(), [&](std::int64_t b, const Block& block) {
-    kernels().bitmap_gather(dtype, src + block.first_element * size,
-                            words(bits) + block.first_word, block.elements,
-                            out + offsets[b] * size);
+  for_ranges(flat.numel(), [&](const Range& range) {
+    kernels().bitmap_gather(dtype, src + range.first_element * size, words(bits) + range.first_word,
+                            range.elements, out + offsets[range.first_block] * size);
   });
   return values;
 }
@@ -128,10 +133,10 @@ Packed pack(const at::Tensor& flat) {
 void unpack(const at::Tensor& bits, const at::Tensor& values, const at::Tensor& out) {
   const auto n = out.numel();
   check_words(bits, words_for(n), "bitmap");
-  TORCH_CHECK(is_plain(values) && values.scalar_type() == out.scalar_type() &&
-                  values.is_contiguous(),
-              "bitmap: expected contiguous values of ", out.scalar_type(), " on the CPU, got ",
-              values.scalar_type(), " on ", values.device());
+  TORCH_CHECK(
+      is_plain(values) && values.scalar_type() == out.scalar_type() && values.is_contiguous(),
+      "bitmap: expected contiguous values of ", out.scalar_type(), " on the CPU, got ",
+      values.scalar_type(), " on ", values.device());
   if (n % kWordBits != 0) {
     const auto beyond = words(bits)[bits.numel() - 1] >> (n % kWordBits);
     TORCH_CHECK(beyond == 0, "bitmap: bits are set past the last of ", n, " elements");
@@ -143,9 +148,10 @@ void unpack(const at::Tensor& bits, const at::Tensor& values, const at::Tensor& 
   const auto size = element_size(dtype);
   const auto* src = static_cast<const char*>(values.const_data_ptr());
   auto* dst = static_cast<char*>(out.data_ptr());
-  for_blocks(n, [&](std::int64_t b, const Block& block) {
-    kernels().bitmap_unpack(dtype, words(bits) + block.first_word, block.elements,
-                            src + offsets[b] * size, dst + block.first_element * size);
+  for_ranges(n, [&](const Range& range) {
+    kernels().bitmap_unpack(dtype, words(bits) + range.first_word, range.elements,
+                            src + offsets[range.first_block] * size,
+                            dst + range.first_element * size);
   });
 }
 

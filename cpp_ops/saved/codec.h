@@ -28,7 +28,8 @@ bool is_plain(const at::Tensor& tensor);
 // dense and without overlap.
 bool is_flat(const at::Tensor& tensor);
 
-// Elements a task of the thread pool takes at least: below it, handing over costs more than the work.
+// Elements a task of the thread pool takes at least: below it, handing over costs more than the
+// work.
 constexpr std::int64_t kGrainWords = 256;
 
 inline std::uint64_t* words(const at::Tensor& bits) {

@@ -19,8 +19,8 @@ bool WindowDim::all_read() const {
 }
 
 bool Windows::fits_codes() const {
-  return positions() <= 255 && std::all_of(dims.begin(), dims.end(),
-                                           [](const WindowDim& dim) { return dim.all_read(); });
+  return positions() <= 255 &&
+         std::all_of(dims.begin(), dims.end(), [](const WindowDim& dim) { return dim.all_read(); });
 }
 
 std::int64_t Windows::positions() const {
@@ -35,9 +35,7 @@ std::int64_t Windows::outputs() const {
   return product;
 }
 
-int Windows::width() const {
-  return std::bit_width(static_cast<std::uint64_t>(positions()));
-}
+int Windows::width() const { return std::bit_width(static_cast<std::uint64_t>(positions())); }
 
 WindowDim Windows::strided(std::int64_t input, std::int64_t output, std::int64_t kernel,
                            std::int64_t stride, std::int64_t padding, std::int64_t dilation) {
@@ -75,7 +73,6 @@ namespace codes {
 namespace {
 
 constexpr std::int64_t kChunk = 4096;  // outputs whose codes lie unpacked at a time: half of L1
-
 
 // Coordinates of output `flat` of a plane, in the order of `dims`.
 template <typename Body>

@@ -53,8 +53,8 @@ void pack(const std::uint8_t* bytes, std::int64_t begin, std::int64_t n, int wid
 void unpack(const at::Tensor& planes, std::int64_t begin, std::int64_t n, int width,
             std::uint8_t* bytes);
 
-// ATen's int64 indices (position in the input plane) to codes and back; -1 is code 0. `indices` may have any
-// strides; what comes back has the sizes and strides given.
+// ATen's int64 indices (position in the input plane) to codes and back; -1 is code 0. `indices` may
+// have any strides; what comes back has the sizes and strides given.
 at::Tensor from_indices(const at::Tensor& indices, const Windows& windows);
 at::Tensor to_indices(const at::Tensor& planes, const Windows& windows, at::IntArrayRef sizes,
                       at::IntArrayRef strides);

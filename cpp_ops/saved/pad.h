@@ -19,8 +19,8 @@ class PadSaved final : public Saved {
  public:
   // Claims the input at once: forward drops it right after the pad, before any consumer of the
   // padded value could.
-  PadSaved(const at::Tensor& padded, const at::Tensor& input,
-           const std::optional<SavedPtr>& handle, PadArgs args);
+  PadSaved(const at::Tensor& padded, const at::Tensor& input, const std::optional<SavedPtr>& handle,
+           PadArgs args);
 
   std::int64_t nbytes() const override;
   std::string recipe() const override { return "re-run(pad)"; }

@@ -39,8 +39,9 @@ void Identity::check_unmodified(const char* op) const {
   if (!version_.enabled()) return;
   TORCH_CHECK(version_.current_version() == saved_version_,
               "one of the variables needed for gradient computation has been modified by an "
-              "inplace operation: a value that ", op, " needs for backward is at version ",
-              version_.current_version(), "; expected version ", saved_version_,
+              "inplace operation: a value that ",
+              op, " needs for backward is at version ", version_.current_version(),
+              "; expected version ", saved_version_,
               " instead. Hint: write into a clone of it, or enable anomaly detection "
               "(torch.autograd.set_detect_anomaly(True)) to find the operation.");
 }
@@ -108,8 +109,8 @@ bool Saved::claim(const at::Tensor& value) {
   std::lock_guard<std::mutex> lock(pack_mutex_);
   if (packed_ == Packed::NotYet) {
     at::NoGradGuard no_grad;
-    const auto base = value.detach().as_strided(geometry_.sizes, geometry_.strides,
-                                                geometry_.offset);
+    const auto base =
+        value.detach().as_strided(geometry_.sizes, geometry_.strides, geometry_.offset);
     packed_ = pack(base) ? Packed::Yes : Packed::Refused;
   }
   if (packed_ == Packed::Refused) return false;

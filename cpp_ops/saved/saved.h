@@ -87,7 +87,10 @@ class Saved : public torch::CustomClassHolder {
 
  protected:
   // Packs the payload from `base`, the value given to the constructor; false: keep it dense.
-  virtual bool pack(const at::Tensor& base) { (void)base; return false; }
+  virtual bool pack(const at::Tensor& base) {
+    (void)base;
+    return false;
+  }
   virtual at::Tensor restore() { return {}; }
 
   const Identity& identity() const { return identity_; }

@@ -19,8 +19,8 @@ at::Tensor ShapeOnly::tensor() const {
   }
   void* pages = mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   TORCH_CHECK(pages != MAP_FAILED, "fxpass: no address space for a tensor of ", bytes, " bytes");
-  return at::from_blob(pages, geometry_.sizes, geometry_.strides,
-                       [bytes](void* p) { munmap(p, bytes); }, options_);
+  return at::from_blob(
+      pages, geometry_.sizes, geometry_.strides, [bytes](void* p) { munmap(p, bytes); }, options_);
 }
 
 }  // namespace fxpass
