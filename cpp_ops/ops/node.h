@@ -37,7 +37,7 @@ class FxNode : public torch::autograd::Node {
 };
 
 // Whether a gradient may be overwritten: this reference is the only one to tensor and storage, and
-// the memory is the allocator's own (a hook may have returned memory that NumPy also sees).
+// the memory is the allocator's own (what from_blob wrapped belongs to somebody else).
 bool is_mine(const at::Tensor& grad);
 
 // Whether a tensor carries a tangent of forward-mode AD, of which these nodes know nothing: eager's
