@@ -353,7 +353,7 @@ LOSSES = [
     (reads_time, "time.time"),
     (reads_date, "clock"),
     (prints, "print"),
-    (seeds, "seeds"),
+    (seeds, "seed"),
     (counts, "'counter'"),
     (keeps, "'last'"),
     (appends, "'history'"),
