@@ -354,3 +354,15 @@ def test_distributed_data_parallel(tmp_path):
         assert "relu" in operators(twins.compiled)
     finally:
         distributed.destroy_process_group()
+
+
+def test_numbers_that_change_at_every_call_do_not_pile_up_programs():
+    class Scaled(nn.Module):
+        def forward(self, x, factor: int):
+            return F.relu(x) * factor
+
+    model = fxpass.compile(Scaled())
+    x = torch.randn(3, requires_grad=True)
+    for factor in range(200):
+        assert model(x, factor).equal(F.relu(x) * factor)
+    assert len(model._fxpass_unit._made) == 64

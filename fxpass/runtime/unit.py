@@ -24,6 +24,7 @@ from fxpass.runtime.program import Program
 from fxpass.runtime.view import own_forward_view, run_own_forward
 
 _MOST_PROGRAMS = 16  # of one pattern; the oldest is dropped beyond
+_MOST_PATTERNS = 64  # likewise
 
 
 class Lower(Protocol):
@@ -131,8 +132,10 @@ class Unit:
             units = {path: self.child(m) for path, m in captured.boundaries.items()}
             made = _Compiled(Program(self.module, captured.graph, units), plan, captured)
         self._drop_dead()
-        forms = self._made.get(pattern, [])
-        self._made[pattern] = [*forms[-_MOST_PROGRAMS + 1 :], made]
+        forms = self._made.pop(pattern, [])
+        # A number that changes from call to call makes a pattern each time.
+        kept = list(self._made.items())[-_MOST_PATTERNS + 1 :]
+        self._made = {**dict(kept), pattern: [*forms[-_MOST_PROGRAMS + 1 :], made]}
         return made
 
     def _drop_dead(self) -> None:
