@@ -353,7 +353,7 @@ LOSSES = [
     (reads_time, "time.time"),
     (reads_date, "clock"),
     (prints, "print"),
-    (seeds, "seed"),
+    (seeds, "seeds"),
     (counts, "'counter'"),
     (keeps, "'last'"),
     (appends, "'history'"),

@@ -162,9 +162,16 @@ class Watch:
         elif event == "call":
             met = self._met.get(id(frame.f_code)) or self._meet(frame)
             if met.lossy is not None and _is_the_users(frame if met.is_user else frame.f_back):
-                self._lose(met.lossy.format_map(frame.f_locals), frame)
+                self._lose(self._in_words(met.lossy, frame.f_locals), frame)
             if met.is_user:
                 self._on_call(frame, met.facts)
+
+    def _in_words(self, lossy: str, variables: dict[str, Any]) -> str:
+        """The reason; that of the function inside, where torch has wrapped one (`fn`)."""
+        inner = getattr(inspect.unwrap(variables.get("fn", lossy)), "__code__", None)
+        met = self._met.get(id(inner))
+        known = met.lossy if met is not None else None
+        return (known or lossy).format_map(variables)
 
     def _meet(self, frame: FrameType) -> _Met:
         code = frame.f_code
