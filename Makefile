@@ -32,9 +32,7 @@ format: $(VENV)/.installed
 	ruff format .
 	clang-format -i $(CPP)
 
-# torchvision has no CPU wheel for this torch; its models need none of its operators.
 bench: $(VENV)/.installed
-	pip install --quiet --no-deps torchvision==0.28.0 pillow
 	python -m bench.kernels
 	python -m bench.zoo
 
@@ -56,8 +54,10 @@ $(VENV)/.torch: | system
 	pip install --quiet 'scikit-build-core>=0.11' 'pybind11>=2.13' 'cmake>=3.24' ninja
 	touch $@
 
+# torchvision has no CPU wheel for this torch; its models need none of its operators.
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml $(BUILD_INPUTS)
 	pip install --quiet --no-build-isolation --editable '.[demo,dev]'
+	pip install --quiet --no-deps torchvision==0.28.0 pillow
 	touch $@
 
 # The kernels alone: natively, and for aarch64 under qemu.

@@ -43,7 +43,41 @@ def _relu_pool() -> nn.Module:
     return nn.Sequential(nn.ReLU(), nn.MaxPool2d(2))
 
 
-_LIMITS = {"vgg16": {"saved": 0.33, "time": 1.00}, "alexnet": {"saved": 0.24, "time": 1.00}}
+_SAVED = {
+    "alexnet": 0.23,
+    "vgg16": 0.32,
+    "vgg16_bn": 0.45,
+    "squeezenet1_1": 0.21,
+    "resnet18": 0.50,
+    "resnet50": 0.54,
+    "wide_resnet50_2": 0.54,
+    "resnext50_32x4d": 0.54,
+    "densenet121": 0.22,
+    "googlenet": 0.30,
+    "inception_v3": 0.39,
+    "mobilenet_v2": 0.36,
+    "mobilenet_v3_large": 0.42,
+    "efficientnet_b0": 0.32,
+    "efficientnet_v2_s": 0.34,
+    "mnasnet1_0": 0.52,
+    "shufflenet_v2_x1_0": 0.41,
+    "regnet_y_400mf": 0.49,
+}
+_LIMITS = {name: {"saved": limit, "time": 1.03} for name, limit in _SAVED.items()}
+_LIMITS["vgg16"]["time"] = _LIMITS["alexnet"]["time"] = 1.00
+ZOO_NAMES = tuple(_SAVED)
+LINEAR_GRADIENTS = ("alexnet", "vgg16", "vgg16_bn")
+"""The models whose peak is the gradients of their linear layers."""
+
+
+def bias_only(name: str) -> nn.Module:
+    """The named model with all parameters frozen but biases, its statistics too."""
+    model = _models.make(name).eval()
+    for path, parameter in model.named_parameters():
+        parameter.requires_grad_(path.endswith("bias"))
+    return model
+
+
 _OWN_CASES = (
     Case(
         "relu_pool",
@@ -70,9 +104,11 @@ _OWN_CASES = (
         fixed_size=True,
         limits={"time": 1.05},
     ),
+    Case("resnet50_bias_only", partial(bias_only, "resnet50"), limits={"saved": 0.02}),
 )
 OWN_CASES = {case.name: case for case in _OWN_CASES}
-DEFAULT_NAMES = (*_LIMITS, *OWN_CASES)
+DEFAULT_NAMES = (*ZOO_NAMES, *OWN_CASES)
+_IMAGES = {"inception_v3": 299}
 
 
 def case_of(name: str) -> Case:
@@ -82,7 +118,8 @@ def case_of(name: str) -> Case:
     if name not in _models.names():
         known = ", ".join([*OWN_CASES, *_models.names()])
         raise ValueError(f"expected the name of a model, got {name!r}; known: {known}")
-    return Case(name, partial(_models.make, name), limits=_LIMITS.get(name, {}))
+    image = _IMAGES.get(name, 224)
+    return Case(name, partial(_models.make, name), image=image, limits=_LIMITS.get(name, {}))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,15 @@ from typing import Any
 
 from hypothesis import strategies as st
 from strategies_network import Input, Layer, Network
-from strategies_spatial import SPATIAL, chance, frozen
+from strategies_spatial import (
+    ACTIVATIONS,
+    SPATIAL,
+    batch_norm,
+    chance,
+    dropout,
+    frozen,
+    stochastic_depth,
+)
 from strategies_values import FILLS
 
 RELU_SPELLINGS = ("module", "F", "torch", "method", "shared")
@@ -21,23 +29,39 @@ RELU_IN_PLACE = ("module_inplace", "F_inplace", "torch_inplace", "method_inplace
 HOOKS = ("forward", "forward_pre", "backward", "doubles")
 
 # What follows what, as weights. A value is named by the op that made it.
-_AFTER_INPUT = {"conv": 6, "batch_norm": 2, "relu": 5, "linear": 1, "max_pool": 1, "block": 1}
+_AFTER_INPUT = {"conv": 6, "batch_norm": 2, "relu": 5, "linear": 1, "max_pool": 1, "block": 1,
+                "residual": 2}  # fmt: skip
 _AFTER_RELU = {"conv": 10, "max_pool": 9, "linear": 3, "add": 2, "flatten": 2, "view": 2,
                "other": 2, "avg_pool": 2, "adaptive_avg_pool": 2, "adaptive_max_pool": 2,
-               "relu": 1, "dropout": 1, "cat": 1, "batch_norm": 1, "mul": 1}  # fmt: skip
-_AFTER_CONV = {"relu": 12, "batch_norm": 4, "add": 2, "conv": 1, "cat": 1, "block": 1, "mul": 1,
-               "other": 1, "view": 1, "again": 1, "max_pool": 1, "avg_pool": 1,
-               "conv_transpose": 1}  # fmt: skip
-_AFTER_NORM = {"relu": 10, "add": 2, "conv": 1, "other": 1, "block": 1, "again": 1}
-_FLAT = {"relu": 4, "linear": 4, "add": 1, "cat": 1, "dropout": 1, "other": 1, "mul": 1, "again": 1}
-_OTHERS = ("sigmoid", "gelu", "square", "plus_one", "half_inplace", "detach")
+               "relu": 1, "dropout": 2, "cat": 1, "batch_norm": 1, "mul": 1, "residual": 1,
+               "activation": 1, "stochastic_depth": 1}  # fmt: skip
+_AFTER_CONV = {"relu": 12, "batch_norm": 9, "add": 2, "conv": 1, "cat": 1, "block": 1, "mul": 1,
+               "other": 1, "view": 1, "again": 1, "max_pool": 1, "avg_pool": 1, "activation": 4,
+               "conv_transpose": 1, "residual": 1}  # fmt: skip
+_AFTER_NORM = {"relu": 8, "activation": 8, "add": 3, "conv": 1, "other": 1, "block": 1, "again": 1,
+               "stochastic_depth": 1, "mul": 1}  # fmt: skip
+_AFTER_ACTIVATION = {"conv": 9, "max_pool": 2, "avg_pool": 2, "add": 2, "mul": 3, "dropout": 2,
+                     "cat": 2, "linear": 2, "view": 2, "batch_norm": 1, "other": 1, "flatten": 1,
+                     "activation": 1, "stochastic_depth": 1}  # fmt: skip
+_FLAT = {"relu": 4, "linear": 4, "add": 1, "cat": 1, "dropout": 2, "other": 1, "mul": 1, "again": 1,
+         "batch_norm": 2, "activation": 2}  # fmt: skip
+_OTHERS = ("sigmoid", "tanh", "erf", "square", "plus_one", "half_inplace", "detach")
 _VIEWS = (
     "unsqueeze_squeeze",
     "transpose",
     "transpose_contiguous",
     "every_second",
     "all_but_first",
+    "chunk_first",
+    "chunk_swapped",
+    "split_cat",
+    *("shuffled",) * 3,
+    "narrow",
 )
+
+_ADDS = ("operator", "operator", "torch", "method", "alpha", "sub", "inplace", "inplace_sub")
+_MULS = ("operator", "torch", "method", "number", "gate", "gate first")
+_SHAPELESS = {"dropout": dropout, "stochastic_depth": stochastic_depth, "batch_norm": batch_norm}
 
 Shape = tuple[int, ...]
 
@@ -147,6 +171,8 @@ class _State:
         made_by = self.layers[source - self.offset]
         if made_by.op == "relu":
             return _AFTER_RELU
+        if made_by.op == "activation":
+            return _AFTER_ACTIVATION
         return _AFTER_NORM if made_by.op == "batch_norm" else _AFTER_CONV
 
     def _layer(self, op: str, source: int) -> tuple[Layer, Shape]:
@@ -160,8 +186,8 @@ class _State:
         if op in ("add", "mul"):
             same = [i for i, other in enumerate(self.shapes) if other == shape]
             pair = (source, draw(st.sampled_from(same)))
-            spellings = ("operator", "operator", "torch", "method", "alpha", "inplace")
-            return Layer(op, pair, draw(st.sampled_from(spellings)) if op == "add" else ""), shape
+            spellings = _ADDS if op == "add" else _MULS if len(shape) > 2 else _MULS[:4]
+            return Layer(op, pair, draw(st.sampled_from(spellings))), shape
         if op == "cat":
             return self._cat(source)
         if op in SPATIAL and len(shape) > 2:
@@ -175,19 +201,28 @@ class _State:
         if op == "flatten":
             how = draw(st.sampled_from(("module", "module", "torch", "method", "reshape", "view")))
             return Layer("flatten", (source,), how), (shape[0], prod(shape[1:]))
-        if op == "dropout":
-            how = draw(st.sampled_from(("module", "F")))
-            return Layer("dropout", (source,), how, {"p": draw(st.sampled_from((0.4, 0.0)))}), shape
+        if op in _SHAPELESS:
+            how, args, _ = _SHAPELESS[op](draw, shape)
+            return Layer(op, (source,), how, args), shape
+        if op == "activation":
+            how = draw(st.sampled_from(("module", "module", "F")))
+            if how == "module" and self._may_write(source):
+                how = "module_inplace"
+            args = {"name": draw(st.sampled_from(ACTIVATIONS))}
+            return Layer("activation", (source,), how, args), shape
         if op == "view":
             return self._view(source)
         if op == "other":
             return Layer("other", (source,), draw(st.sampled_from(_OTHERS))), shape
         return Layer("relu", (source,), self._relu_spelling(source)), shape
 
-    def _relu_spelling(self, source: int) -> str:
+    def _may_write(self, source: int) -> bool:
         # In place on a leaf, or on what another op has saved, eager mostly raises: rarely drawn.
         free = source >= self.offset and not self.consumers[source]
-        in_place = chance(self.draw, 3 if free else 40)
+        return chance(self.draw, 3 if free else 40)
+
+    def _relu_spelling(self, source: int) -> str:
+        in_place = self._may_write(source)
         return self.draw(st.sampled_from(RELU_IN_PLACE if in_place else RELU_SPELLINGS))
 
     def _callable_again(self, shape: Shape) -> list[int]:
@@ -195,7 +230,8 @@ class _State:
         return [
             i
             for i, layer in enumerate(self.layers)
-            if layer.op in ("conv", "batch_norm", "relu", "block", "linear")
+            if layer.op
+            in ("conv", "batch_norm", "relu", "block", "linear", "residual", "activation")
             and layer.how == "module"
             and self.shapes[layer.of[0]] == shape
         ]
@@ -216,11 +252,17 @@ class _State:
         how = self.draw(st.sampled_from(_VIEWS))
         if how.startswith("transpose"):
             shape = (*shape[:-2], shape[-1], shape[-2])
-        elif how == "every_second":
+        elif how in ("every_second", "chunk_first"):
             shape = (shape[0], (shape[1] + 1) // 2, *shape[2:])
+        elif how == "narrow":
+            shape = (shape[0], 1, *shape[2:])
+        elif how in ("chunk_swapped", "split_cat", "shuffled"):
+            odd = how == "shuffled" and (shape[1] % 2 or len(shape) == 2)
+            how = "unsqueeze_squeeze" if shape[1] < 2 else "chunk_swapped" if odd else how
         elif how == "all_but_first":
             if shape[-1] < 2:
                 how = "unsqueeze_squeeze"
             else:
                 shape = (*shape[:-1], shape[-1] - 1)
-        return Layer("view", (source,), how), shape
+        args = {"channels": shape[1], "dims": len(shape) - 2}
+        return Layer("view", (source,), how, args), shape

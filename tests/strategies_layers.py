@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from _blocks import StochasticDepth
 from torch import Tensor, nn
 
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -25,7 +26,7 @@ _F_POOLS = {
     "adaptive_max_pool": (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d),
 }
 # Arguments that describe the layer in the network and not the module.
-_NOT_THE_MODULES = {"frozen", "eval", "layer"}
+_NOT_THE_MODULES = {"frozen", "eval", "layer", "flat", "no_weight", "kind"}
 
 
 def _own(layer: Any) -> dict[str, Any]:
@@ -41,6 +42,88 @@ def _block(layer: Any, dims: int) -> nn.Module:
     return nn.Sequential(*parts)
 
 
+def _batch_norm(layer: Any, dims: int) -> nn.Module:
+    made = _BATCH_NORM[0 if layer.args.get("flat") else dims - 1](**_own(layer))
+    if layer.args.get("no_weight"):
+        made.weight = None
+    return made
+
+
+_ACTIVATIONS: dict[str, Any] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "hardtanh": lambda **kw: nn.Hardtanh(-0.5, 1.5, **kw),
+    "leaky_relu": lambda **kw: nn.LeakyReLU(0.2, **kw),
+    "elu": lambda **kw: nn.ELU(0.7, **kw),
+    "hardswish": nn.Hardswish,
+    "hardsigmoid": nn.Hardsigmoid,
+    "silu": nn.SiLU,
+    "mish": nn.Mish,
+    "gelu": nn.GELU,
+    "gelu_tanh": lambda: nn.GELU("tanh"),
+    "softplus": nn.Softplus,
+}
+_F_ACTIVATIONS: dict[str, Any] = {
+    "hardtanh": lambda x: F.hardtanh(x, -0.5, 1.5),
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+} | {name: getattr(F, name) for name in _ACTIVATIONS if name not in ("hardtanh", "gelu_tanh")}
+
+
+def _activation(name: str, inplace: bool) -> nn.Module:
+    in_place = inplace and not name.startswith("gelu") and name != "softplus"
+    return _ACTIVATIONS[name](**({"inplace": True} if in_place else {}))
+
+
+class Residual(nn.Module):
+    """Batch norms, convolutions and activations around which the input goes."""
+
+    def __init__(self, args: dict[str, Any], dims: int) -> None:
+        super().__init__()
+        channels, self.args, self.dims = args["channels"], args, dims
+        self.norm1, self.norm2 = (_BATCH_NORM[dims - 1](channels) for _ in range(2))
+        self.conv1, self.conv2 = (
+            _CONV[dims - 1](channels, channels, 3, padding=1) for _ in range(2)
+        )
+        self.act = _activation(args["activation"], args["inplace"])
+        self.drop = StochasticDepth(args["depth"], "row") if args["depth"] else nn.Identity()
+        self.gate = _CONV[dims - 1](channels, channels, 1) if args["gate"] else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.args["pre"]:
+            y = self.conv1(self.act(self.norm1(x)))
+            y = self.conv2(self.act(self.norm2(y)))
+        else:
+            y = self.act(self.norm1(self.conv1(x)))
+            y = self.norm2(self.conv2(y))
+        if self.args["gate"]:
+            pool = _F_POOLS["adaptive_avg_pool"][self.dims - 1]
+            y = y * F.hardsigmoid(self.gate(pool(y, 1)))
+        y = self.drop(y)
+        if self.args["pre"]:
+            return y + x
+        if self.args["inplace"]:
+            y += x
+        else:
+            y = y + x
+        return self.act(y)
+
+
+_DROPOUTS = {
+    "element": (nn.Dropout,) * 3,
+    "alpha": (nn.AlphaDropout,) * 3,
+    "channel": (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+}
+_F_DROPOUTS = {
+    "element": (F.dropout,) * 3,
+    "alpha": (F.alpha_dropout,) * 3,
+    "channel": (F.dropout1d, F.dropout2d, F.dropout3d),
+}
+
+
+def _dropout(layer: Any, dims: int) -> nn.Module:
+    return _DROPOUTS[layer.args["kind"]][dims - 1](**_own(layer))
+
+
 def _pool(layer: Any, dims: int) -> nn.Module:
     return _POOLS[layer.op][dims - 1](**_own(layer))
 
@@ -48,9 +131,12 @@ def _pool(layer: Any, dims: int) -> nn.Module:
 MODULES = {
     "conv": lambda layer, dims: _CONV[dims - 1](**_own(layer)),
     "conv_transpose": lambda layer, dims: _CONV_TRANSPOSE[dims - 1](**_own(layer)),
-    "batch_norm": lambda layer, dims: _BATCH_NORM[dims - 1](**_own(layer)),
+    "batch_norm": _batch_norm,
+    "activation": lambda layer, dims: _activation(layer.args["name"], "inplace" in layer.how),
+    "residual": lambda layer, dims: Residual(layer.args, dims),
+    "stochastic_depth": lambda layer, dims: StochasticDepth(**_own(layer)),
     "linear": lambda layer, dims: nn.Linear(**_own(layer)),
-    "dropout": lambda layer, dims: nn.Dropout(**_own(layer)),
+    "dropout": _dropout,
     "relu": lambda layer, dims: nn.ReLU(inplace=layer.how == "module_inplace"),
     "flatten": lambda layer, dims: nn.Flatten(),
     "block": _block,
@@ -71,12 +157,28 @@ def _iadd(a: Tensor, b: Tensor) -> Tensor:
     return a
 
 
+def _isub(a: Tensor, b: Tensor) -> Tensor:
+    a -= b
+    return a
+
+
 _ADDS = {
     "operator": lambda a, b: a + b,
     "torch": torch.add,
     "method": lambda a, b: a.add(b),
     "alpha": lambda a, b: torch.add(a, b, alpha=2),
+    "sub": lambda a, b: a - b,
     "inplace": _iadd,
+    "inplace_sub": _isub,
+}
+_MULS = {
+    "operator": lambda a, b: a * b,
+    "torch": torch.mul,
+    "method": lambda a, b: a.mul(b),
+    "number": lambda a, b: a * 0.7 + b,
+    # What a squeeze-excite does, without its convolutions.
+    "gate": lambda a, b: a * b.mean(-1, keepdim=True).sigmoid(),
+    "gate first": lambda a, b: F.hardsigmoid(b[:, :1]) * a,
 }
 _FLATTENS = {
     "torch": lambda x: torch.flatten(x, 1),
@@ -84,21 +186,43 @@ _FLATTENS = {
     "view": lambda x: x.view(x.size(0), -1),
     "reshape": lambda x: x.reshape(x.shape[0], -1),
 }
-# Ops that no table of ours has a row for, and that save what they read or give.
+# Ops of which some save what they read or give, and some are unknown to the table.
 _OTHERS = {
     "sigmoid": torch.sigmoid,
-    "gelu": F.gelu,
+    "tanh": lambda x: x.tanh(),
+    "erf": torch.erf,
     "square": lambda x: x * x,
     "plus_one": lambda x: x + 1,
     "half_inplace": lambda x: x.mul_(0.5),
     "detach": lambda x: x.detach(),
 }
+
+
+def _swapped(x: Tensor) -> Tensor:
+    a, b = x.chunk(2, 1)
+    return torch.cat([b, a], 1)
+
+
+def _two_ways(x: Tensor, channels: int) -> Tensor:
+    a, b = torch.split(x, [1, channels - 1], dim=1)
+    return torch.cat([F.relu(b), a], 1)
+
+
+def _shuffled(x: Tensor, dims: int) -> Tensor:
+    n, channels, *sizes = map(x.size, range(dims + 2))
+    x = x.view(n, 2, channels // 2, *sizes).transpose(1, 2).contiguous()
+    return x.view(n, channels, *sizes)
+
+
 _VIEWS = {
     "transpose": lambda x: x.transpose(-1, -2),
     "transpose_contiguous": lambda x: x.transpose(-1, -2).contiguous(),
     "every_second": lambda x: x[:, ::2],
     "all_but_first": lambda x: x[..., 1:],
     "unsqueeze_squeeze": lambda x: x.unsqueeze(0).squeeze(0),
+    "chunk_first": lambda x: x.chunk(2, 1)[0],
+    "chunk_swapped": _swapped,
+    "narrow": lambda x: x.narrow(1, 0, 1),
 }
 
 
@@ -116,9 +240,15 @@ def run_layer(model: nn.Module, i: int, layer: Any, of: list[Any]) -> Any:
     if layer.op == "add":
         return _ADDS[layer.how](*of)
     if layer.op == "mul":
-        return of[0] * of[1]
+        return _MULS[layer.how](*of)
+    if layer.op == "activation" and layer.how == "F":
+        return _F_ACTIVATIONS[layer.args["name"]](of[0])
     if layer.op == "cat":
         return torch.cat(of, dim=1)
+    if layer.op == "view" and layer.how == "split_cat":
+        return _two_ways(of[0], layer.args["channels"])
+    if layer.op == "view" and layer.how == "shuffled":
+        return _shuffled(of[0], layer.args["dims"])
     if layer.op in ("other", "view"):
         return (_OTHERS if layer.op == "other" else _VIEWS)[layer.how](of[0])
     if layer.how == "F":
@@ -135,7 +265,8 @@ def _call_function(model: nn.Module, module: Any, layer: Any, x: Any) -> Any:
     if layer.op == "linear":
         return F.linear(x, module.weight, module.bias)
     if layer.op == "dropout":
-        return F.dropout(x, own["p"], training=model.training)
+        function = _F_DROPOUTS[layer.args["kind"]][model.network.dims - 1]
+        return function(x, own["p"], training=model.training, inplace=own["inplace"])
     if layer.op == "batch_norm":
         batch_statistics = module.training or module.running_mean is None
         return F.batch_norm(

@@ -94,12 +94,12 @@ class Interpreter(nn.Module):
         values: list[Any] = list(inputs)
         extras = []  # the indices of max pools
         for i, layer in enumerate(self.network.layers):
-            result = run_layer(self, i, layer, [values[j] for j in layer.of])
-            if isinstance(result, tuple):
-                result, *more = result
-                extras += more
+            result = run_layer(self, i, layer, list(map(values.__getitem__, layer.of)))
+            if layer.args.get("return_indices"):
+                result, indices = result
+                extras.append(indices)
             values.append(result)
-        outputs = [values[i] for i in self.network.outputs] + extras
+        outputs = [*map(values.__getitem__, self.network.outputs), *extras]
         if self.network.structure == "dict":
             return {"outputs": outputs, "count": len(outputs)}
         return outputs[0] if self.network.structure == "single" else tuple(outputs)

@@ -146,12 +146,25 @@ def _adaptive_max(draw: Any, shape: Shape) -> Drawn:
     return how, args | ({"return_indices": True} if chance(draw, 10) else {}), new
 
 
+_RARE_NORMS: tuple[dict[str, Any], ...] = (
+    {"affine": False},
+    {"momentum": None},
+    {"track_running_stats": False},
+    {"eval": True},
+    {"eval": True},
+    {"momentum": 1.0},
+    {"eps": 0.1},
+    {"no_weight": True},
+)
+
+
 def batch_norm(draw: Any, shape: Shape) -> Drawn:
     """Batch norm, in the modes its arguments and flags give."""
     args: dict[str, Any] = {"num_features": shape[1]}
-    choice = draw(st.integers(0, 11))
-    rare = ({"affine": False}, {"momentum": None}, {"track_running_stats": False}, {"eval": True})
-    args |= rare[choice - 8] if choice >= 8 else {}
+    choice = draw(st.integers(0, 15))
+    args |= _RARE_NORMS[choice - 8] if choice >= 8 else {}
+    if len(shape) == 2:
+        args["flat"] = True
     return _spelling(draw), args | frozen(draw), shape
 
 
@@ -162,6 +175,35 @@ def block(draw: Any, shape: Shape) -> Drawn:
     return "module", args, shape
 
 
+def residual(draw: Any, shape: Shape) -> Drawn:
+    """A stage of a known network: what is summed, scaled, dropped and activated."""
+    args = {"channels": shape[1], "pre": draw(st.booleans()), "gate": chance(draw, 3)}
+    args["activation"] = draw(st.sampled_from(("relu", *ACTIVATIONS)))
+    # In place of a block's input, somebody else's value would be written to.
+    args["inplace"] = draw(st.booleans()) and not args["pre"]
+    args["depth"] = draw(st.sampled_from((0.0, 0.0, 0.4)))
+    return "module", args, shape
+
+
+def dropout(draw: Any, shape: Shape) -> Drawn:
+    """Dropout of all kinds."""
+    kinds = ("element", "element", "alpha", *(("channel",) if len(shape) > 2 else ()))
+    args = {"p": draw(st.sampled_from((0.4, 0.4, 0.0, 1.0))), "kind": draw(st.sampled_from(kinds))}
+    args["inplace"] = chance(draw, 6)
+    return draw(st.sampled_from(("module", "F"))), args, shape
+
+
+def stochastic_depth(draw: Any, shape: Shape) -> Drawn:
+    """Torchvision's stochastic depth."""
+    return "module", {"p": draw(st.sampled_from((0.3, 0.9))), "mode": draw(_MODES)}, shape
+
+
+ACTIVATIONS = (
+    "relu6", "hardtanh", "leaky_relu", "elu", "hardswish", "hardsigmoid", "silu", "mish", "gelu",
+    "gelu_tanh", "softplus",
+)  # fmt: skip
+_MODES = st.sampled_from(("row", "batch"))
+
 SPATIAL = {
     "conv": conv,
     "conv_transpose": conv_transpose,
@@ -171,4 +213,5 @@ SPATIAL = {
     "adaptive_max_pool": _adaptive_max,
     "batch_norm": batch_norm,
     "block": block,
+    "residual": residual,
 }

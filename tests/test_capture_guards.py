@@ -1,5 +1,6 @@
 """`Guards`: whatever a trace took for granted is noticed when it changes, and nothing else is."""
 
+import inspect
 import time
 
 import pytest
@@ -8,6 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from fxpass.capture import ArgPattern, capture
+from fxpass.capture.guards import BAKED
+from fxpass.edges.table import OF_MODULE
 
 X = torch.linspace(-1, 1, 96).view(2, 3, 4, 4)
 SLOPE = 0.5
@@ -80,6 +83,7 @@ def untied(root):
 CHANGES = {
     "training": lambda r: r.block.train(False) and None,
     "own training only": lambda r: setattr(r.block, "training", False),
+    "training of a batch norm": lambda r: r.block.bn.eval() and None,
     "plain attribute": lambda r: setattr(r.block, "k", 3),
     "type of a plain attribute": lambda r: setattr(r.block, "k", 2.0),
     "list attribute": lambda r: r.block.sizes.append(3),
@@ -114,7 +118,7 @@ CHANGES = {
 LIVE = {
     "p": lambda r: setattr(r.block.drop, "p", 0.1),
     "momentum": lambda r: setattr(r.block.bn, "momentum", 0.3),
-    "training of a leaf": lambda r: r.block.bn.eval() and None,
+    "training of a leaf": lambda r: r.block.drop.eval() and None,
     "weights": lambda r: r.load_state_dict(r.state_dict()),
     "weight": lambda r: setattr(r.block.conv, "weight", nn.Parameter(torch.zeros(3, 3, 3, 3))),
     "requires_grad": lambda r: r.requires_grad_(False) and None,
@@ -194,3 +198,16 @@ def timed(run, count):
     for _ in range(count):
         run()
     return (time.perf_counter() - start) / count
+
+
+READ_WHEN_THE_OP_RUNS = {"momentum"}
+
+
+@pytest.mark.parametrize("cls", sorted(OF_MODULE, key=lambda cls: cls.__name__))
+def test_every_argument_that_the_table_reads_from_a_module_is_guarded(cls):
+    tensors = {"input", "weight", "bias", "running_mean", "running_var"}
+    named = set(OF_MODULE[cls].parameters) - tensors - READ_WHEN_THE_OP_RUNS
+    baked = {name for base in cls.__mro__ for name in BAKED.get(base, ())}
+    unguarded = named - baked
+    known = set(inspect.signature(cls.__init__).parameters) | {"training"}
+    assert not unguarded & known

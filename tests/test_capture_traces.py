@@ -148,6 +148,24 @@ def test_indexed_assignment_and_members():
     check(make(forward), X)
 
 
+TENSORS = {"scales": [torch.ones(1), torch.ones(1)]}
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda self, x: [x * i for i in (1, 2)],
+        lambda self, x: sum(x + i for i in range(3)),
+        lambda self, x: (lambda y: y * x)(x + 1),
+        lambda self, x: (lambda xs: [xs[i] * 2 for i in (1, 0)])([x, x + 1]),
+        lambda self, x: (lambda xs: {k: xs[k] * x for k in xs})({"a": x, "b": x + 1}),
+        lambda self, x: x * len(TENSORS["scales"]),
+    ],
+)
+def test_functions_that_close_over_values(forward):
+    check(make(forward), X)
+
+
 def test_isinstance_takes_the_branch_of_a_tensor():
     def forward(self, x):
         shape, n, parts = x.shape, x.size(0), x.chunk(2, 1)

@@ -1,6 +1,7 @@
 """How a compiled module can be called: arguments and results of any form, transforms, modes."""
 
 import os
+import time
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass
 
@@ -326,7 +327,7 @@ def test_a_default_device_changes_nothing():
         twins = Twins()
         for _ in range(2):
             twins.step()
-        assert "relu" in operators(twins.compiled)
+        assert "batch_norm" in operators(twins.compiled)
         assert is_compiled(twins.compiled(X))
 
 
@@ -351,8 +352,10 @@ def test_distributed_data_parallel(tmp_path):
         parallel.compiled = nn.parallel.DistributedDataParallel(twins.compiled)
         for _ in range(2):
             parallel.step()
-        assert "relu" in operators(twins.compiled)
+        assert "batch_norm" in operators(twins.compiled)
     finally:
+        # torch joins gloo's thread with the GIL held, which that thread needs to end its last work.
+        time.sleep(0.2)
         distributed.destroy_process_group()
 
 

@@ -49,6 +49,36 @@ def adaptive_pools(dims):
     yield leaf(2, 3, *[7] * dims), [1] * dims
 
 
+def statistics(channels):
+    """Running mean, running variance and count of batches, as a new batch norm has them."""
+    return torch.zeros(channels), torch.ones(channels), torch.zeros((), dtype=torch.int64)
+
+
+def batch_norms():
+    # Not momentum=None: it counts on a number in a buffer, which no fake tensor has, in eager too.
+    x, affine = leaf(2, 3, 4, 4), (leaf(3), leaf(3))
+    yield x, None, *affine, *statistics(3), True, 0.1, 1e-5, 2
+    yield x, None, *affine, *statistics(3), True, 0.2, 1e-5, 2, "relu"
+    yield x, None, None, None, None, None, None, True, 0.1, 1e-5, 2, "hardtanh", [0, 6]
+    yield x, None, *affine, *statistics(3)[:2], None, False, 0.1, 1e-5, 2, "silu"
+    yield leaf(4, 3).detach(), None, *affine, *statistics(3), True, 0.1, 1e-5, 1
+
+
+def handles(dims):
+    """rerun_* and bind: handles, of which nothing but their being there can be seen."""
+    x, y = leaf(2, 3, *[6] * dims), leaf(2, 3, *[6] * dims)
+    window = [2] * dims, [2] * dims, [0] * dims
+    return {
+        f"rerun_max_pool{dims}d": [(x, None, *window, [1] * dims, False, True, True)],
+        f"rerun_avg_pool{dims}d": [(x, None, *window, False, True, None, True)],
+        "rerun_activation": [(x, None, "silu", [], True), (x, None, "hardtanh", [0, 6], False)],
+        "rerun_add": [(x, None, True, y, None, True, 2), (x, None, True, y, None, False)],
+        "rerun_mul": [(x, None, True, y, None, True)],
+        "rerun_cat": [([x, y], [None, None], 1)],
+        "rerun_contiguous": [(x, None, True)],
+    }
+
+
 def samples():
     """Operator name -> argument lists, made anew for each use."""
     x, w = leaf(4, 6), leaf(3, 6)
@@ -61,6 +91,17 @@ def samples():
             for mode in ("constant", "reflect", "replicate", "circular")
         ],
         "bitmap": [(leaf(4, 70),)],
+        "batch_norm": batch_norms(),
+        "activation": [
+            (leaf(2, 3, 5, 5), None, "gelu_tanh"),
+            (x, ops.bitmap(x), "leaky_relu", [0.1]),
+            (leaf(7).detach(), None, "softplus", [1.0, 20.0]),
+        ],
+        "activation_": [(leaf(2, 3, 5, 5).detach(), None, "hardswish")],
+        "mul": [(x, ops.bitmap(x), leaf(6), None), (x, None, leaf(4, 1).detach(), None)],
+        "pack_noise": [(leaf(4, 70),), (leaf(4, 70).detach(),)],
+        "stochastic_depth_noise": [(x, 0.3, True), (leaf(2, 3, 4, 4), 0.5, False), (x, 1.0, True)],
+        "bind": [(ops.bitmap(x), x), (ops.bitmap(x), leaf(4, 6), ops.bitmap(x))],
         "bitmap_pack": [(leaf(4, 70).detach(),)],
         "bitmap_unpack": [(*ops.bitmap_pack(leaf(4, 70).detach()), [4, 70], [70, 1])],
     }
@@ -72,6 +113,7 @@ def samples():
         table[f"avg_pool{n}d"] = avg_pools(n)
         for name in ("max_pool{}d", "max_pool{}d_with_indices", "relu_max_pool{}d"):
             table[name.format(n)] = pools(n)
+        table |= handles(n)
     return {name: list(arguments) for name, arguments in table.items()}
 
 
@@ -79,12 +121,12 @@ SAMPLES = samples()
 
 # (operator, check) -> why it cannot pass.
 _HANDLE = "opcheck has no comparison for two Saved handles; the values are traced below"
-EXEMPTIONS = {
-    ("relu", "test_aot_dispatch_dynamic"): _HANDLE,
-    ("relu_", "test_aot_dispatch_dynamic"): _HANDLE,
-    ("pad", "test_aot_dispatch_dynamic"): _HANDLE,
-    ("bitmap", "test_aot_dispatch_dynamic"): _HANDLE,
-}
+_RETURN_HANDLES = [
+    "relu", "relu_", "pad", "bitmap", "batch_norm",
+    "bind", "rerun_activation", "rerun_add", "rerun_mul", "rerun_cat", "rerun_contiguous",
+    *(f"rerun_{kind}_pool{n}d" for kind in ("avg", "max") for n in (1, 2, 3)),
+]  # fmt: skip
+EXEMPTIONS = {(name, "test_aot_dispatch_dynamic"): _HANDLE for name in _RETURN_HANDLES}
 
 
 def registered():
@@ -153,8 +195,14 @@ def test_fake_tensors_have_the_shapes_of_real_ones(name, grad):
                 assert (tuple(b.shape), b.stride()) == (tuple(a.shape), a.stride())
 
 
+TRACED = [
+    "relu", "relu_", "pad", "conv2d", "max_pool2d", "linear",
+    "batch_norm", "activation", "activation_", "mul", "pack_noise",
+]  # fmt: skip
+
+
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["relu", "relu_", "pad", "conv2d", "max_pool2d", "linear"])
+@pytest.mark.parametrize("name", TRACED)
 @pytest.mark.parametrize("tracing", ["fake", "symbolic"])
 def test_a_traced_graph_computes_the_same(name, tracing):
     op = overload(name)

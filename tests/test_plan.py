@@ -134,12 +134,12 @@ def both(m, y, x):
         (lambda m, y, x: y + 1, Recipe.MASK),
         (lambda m, y, x: 1 - y, Recipe.MASK),
         (lambda m, y, x: m.linear(y.flatten(1)), Recipe.BITMAP),
-        (lambda m, y, x: m.linear(F.dropout(y).flatten(1)), Recipe.BITMAP),
+        (lambda m, y, x: m.linear(F.dropout(y).flatten(1)), Recipe.MASK),
         (both, Recipe.BITMAP),
         (lambda m, y, x: y, Recipe.DENSE),
         (lambda m, y, x: (m.second(y), y[:, 0]), Recipe.DENSE),
-        (lambda m, y, x: m.second(y) * y, Recipe.DENSE),
-        (lambda m, y, x: m.second(y) + y.add_(1), Recipe.DENSE),
+        (lambda m, y, x: m.second(y) * y, Recipe.BITMAP),
+        (lambda m, y, x: m.second(y) + torch.erf(y), Recipe.DENSE),
         (lambda m, y, x: m.second(y) + y.data.mul(2), Recipe.DENSE),
         (lambda m, y, x: [m.second(y), {"y": (y,)}], Recipe.DENSE),
     ],
@@ -148,6 +148,37 @@ def both(m, y, x):
 def test_the_recipe_of_a_relu(tail, recipe, inplace):
     plan = fxpass.compile(Chain(tail, inplace)).plan
     assert plan.recipe("relu") is recipe
+
+
+def test_the_recipe_of_a_dropout_behind_a_relu():
+    plan = fxpass.compile(Chain(lambda m, y, x: m.linear(F.dropout(y).flatten(1)))).plan
+    assert plan.recipe("dropout") is Recipe.BITMAP
+
+
+def test_a_value_that_is_written_to_is_not_kept_for_others():
+    def tail(m, y, x):
+        return m.second(y) + y.add_(1)
+
+    # Eager raises in backward, and so does the convolution whose input is made again.
+    assert fxpass.compile(Chain(tail)).plan.recipe("relu") is Recipe.RERUN
+    # Nothing is left to make it of.
+    assert fxpass.compile(Chain(tail, inplace=True)).plan.recipe("relu") is Recipe.DENSE
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        lambda m, y, x: (m.second(y) + y.add_(1), x),
+        lambda m, y, x: (m.second(y) + y.add_(1), torch.erf(x)),
+        lambda m, y, x: (F.silu(x.chunk(2, 1)[0]), x),
+        lambda m, y, x: (F.silu(x[:, :2].flatten(1)), m.second(x[:, :4]), torch.erf(x)),
+        lambda m, y, x: ((x + 1).mul_(2) * F.silu((x + 1).view(-1)).sum(), x),
+    ],
+)
+@pytest.mark.parametrize("inplace", [False, True])
+def test_there_is_a_plan_where_little_can_be_made_again(tail, inplace):
+    plan = fxpass.compile(Chain(tail, inplace)).plan
+    assert len(plan) > 0
 
 
 def test_an_in_place_relu_is_left_alone_where_its_input_is_seen():

@@ -54,7 +54,7 @@ inline auto by_bits(DType dtype, F f) {
   }
 }
 
-// The types that pools take: f(float{}) or f(double{}).
+// The types that pools and batch norms take: f(float{}) or f(double{}).
 template <typename F>
 inline auto by_float(DType dtype, F f) {
   return dtype == DType::F64 ? f(double{}) : f(float{});

@@ -35,6 +35,27 @@ struct Pool2d {
   bool fused_relu;  // the pool reads relu(x); code 0 means "no gradient passes"
 };
 
+// One multiplication and one addition a channel: a batch norm whose statistics are known. Element i
+// of the flat tensor belongs to channel (i / inner) % channels: `inner` is the size of a plane in
+// NCHW, and 1 in NHWC.
+struct Affine {
+  const void* a;  // `channels` values of the tensor's dtype
+  const void* b;  // the same
+  std::int64_t channels, inner;
+};
+
+// A tensor in NCHW: its planes are `inner` elements each.
+struct Planes {
+  std::int64_t images, channels, inner;
+};
+
+// Whether batch_norm_stats_nchw gives the bits of ATen 2.13. Planes of one element it takes for
+// channels_last, and adds in another order. Of an odd plane of doubles its compiler's AVX2 code
+// adds the last square without having rounded it (vfmadd231sd).
+constexpr bool stats_are_atens(DType dtype, std::int64_t inner) {
+  return inner > 1 && (dtype == DType::F32 || (dtype == DType::F64 && inner % 2 == 0));
+}
+
 struct Kernels {
   const char* name;  // "scalar", "avx2", "avx512", "neon"
 
@@ -87,6 +108,25 @@ struct Kernels {
                                    const std::uint8_t* codes, void* grad_in);
   void (*max_pool2d_nhwc_backward)(DType, const Pool2d&, const void* grad_out,
                                    const std::uint8_t* codes, void* grad_in);
+
+  // ---- batch norm, F32 and F64 ----
+
+  // y[i] = fma(x[i], a[c], b[c]), rounded once, for the elements [begin, end); x and y point at the
+  // whole tensors, and y may be x. A NaN of x keeps its payload. Of a NaN in a or b only that it
+  // gives a NaN is certain.
+  void (*affine)(DType, const Affine&, const void* x, void* y, std::int64_t begin,
+                 std::int64_t end);
+  // The same, then relu_mask, with its result. `begin` is a multiple of 64, and mask[0] the word of
+  // element `begin`; nullptr where no mask is wanted.
+  bool (*affine_relu)(DType, const Affine&, const void* x, void* y, std::int64_t begin,
+                      std::int64_t end, std::uint64_t* mask);
+  // The statistics of channels [first, last): the mean, and the sum of the squared differences from
+  // it. Both are sums in double, image by image, element by element; the mean is rounded to the
+  // dtype before it is subtracted, and so is each square: ATen's loop, see stats_are_atens. x, mean
+  // and var_sum point at the whole tensors. Ranges of a multiple of 8 channels are the faster ones.
+  // Of a statistic that is a NaN only that is certain, not which one.
+  void (*batch_norm_stats_nchw)(DType, const Planes&, const void* x, std::int64_t first,
+                                std::int64_t last, void* mean, void* var_sum);
 };
 
 // The kernels of the best target this CPU runs. The environment variable FXPASS_TARGET

@@ -11,7 +11,7 @@
 //                               them; up to kCount elements from the old `out` are overwritten
 //   expand(in, bits)            the inverse, which advances `in`; up to kCount elements are read
 // CodeGroup is 64 bytes and their bit planes.
-// FloatLanes<T>, for pools, is explained in pool_lanes.h.
+// FloatLanes<T>, for pools and batch norms, is explained in pool_lanes.h, Columns<T> in columns.h.
 #pragma once
 
 #if defined(__AVX512F__)

@@ -22,6 +22,8 @@ struct FloatLanes<float> {
 
   static V load(const T* p) { return _mm256_loadu_ps(p); }
   static void store(T* p, V v) { _mm256_storeu_ps(p, v); }
+  static void stream(T* p, V v) { _mm256_stream_ps(p, v); }
+  static void fence() { _mm_sfence(); }
   static V set(T x) { return _mm256_set1_ps(x); }
   static V load_lanes(const T* p, int low, int high) {
     return _mm256_maskload_ps(p, lane_range(low, high));
@@ -34,7 +36,18 @@ struct FloatLanes<float> {
     return _mm256_or_ps(_mm256_cmp_ps(v, best, _CMP_GT_OQ), _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
   }
   static Mask passes(V v) { return _mm256_cmp_ps(v, _mm256_setzero_ps(), _CMP_NLE_UQ); }
+  static Mask negative_zero(V v) {
+    return _mm256_castsi256_ps(
+        _mm256_cmpeq_epi32(_mm256_castps_si256(v), _mm256_set1_epi32(INT32_MIN)));
+  }
+  static Mask first(int n) { return _mm256_castsi256_ps(lane_range(0, n)); }
+  static std::uint64_t bits(Mask m) { return static_cast<std::uint32_t>(_mm256_movemask_ps(m)); }
   static V choose(Mask m, V a, V b) { return _mm256_blendv_ps(b, a, m); }
+  static V fma(V x, V a, V b) { return _mm256_fmadd_ps(x, a, b); }
+  static V pick(V v, const std::int32_t* offsets) {
+    return _mm256_permutevar8x32_ps(v,
+                                    _mm256_loadu_si256(reinterpret_cast<const __m256i*>(offsets)));
+  }
   // Sums start at +0.0 and so never are -0.0: adding +0.0 leaves the other lanes as they are.
   static V add_where(V sum, V v, Mask m) {
     asm("vaddps %1, %0, %0" : "+x"(sum) : "x"(_mm256_and_ps(v, m)));
@@ -101,6 +114,8 @@ struct FloatLanes<double> {
 
   static V load(const T* p) { return _mm256_loadu_pd(p); }
   static void store(T* p, V v) { _mm256_storeu_pd(p, v); }
+  static void stream(T* p, V v) { _mm256_stream_pd(p, v); }
+  static void fence() { _mm_sfence(); }
   static V set(T x) { return _mm256_set1_pd(x); }
   static V load_lanes(const T* p, int low, int high) {
     return _mm256_maskload_pd(p, lane_range(low, high));
@@ -112,7 +127,22 @@ struct FloatLanes<double> {
     return _mm256_or_pd(_mm256_cmp_pd(v, best, _CMP_GT_OQ), _mm256_cmp_pd(v, v, _CMP_UNORD_Q));
   }
   static Mask passes(V v) { return _mm256_cmp_pd(v, _mm256_setzero_pd(), _CMP_NLE_UQ); }
+  static Mask negative_zero(V v) {
+    return _mm256_castsi256_pd(
+        _mm256_cmpeq_epi64(_mm256_castpd_si256(v), _mm256_set1_epi64x(INT64_MIN)));
+  }
+  static Mask first(int n) { return _mm256_castsi256_pd(lane_range(0, n)); }
+  static std::uint64_t bits(Mask m) { return static_cast<std::uint32_t>(_mm256_movemask_pd(m)); }
   static V choose(Mask m, V a, V b) { return _mm256_blendv_pd(b, a, m); }
+  static V fma(V x, V a, V b) { return _mm256_fmadd_pd(x, a, b); }
+  // A 64-bit lane is moved as two lanes of 32 bits, 2 * offset and the next.
+  static V pick(V v, const std::int64_t* offsets) {
+    const __m256i low =
+        _mm256_slli_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(offsets)), 1);
+    const __m256i both = _mm256_or_si256(_mm256_slli_epi64(low, 32), low);
+    return _mm256_castps_pd(_mm256_permutevar8x32_ps(
+        _mm256_castpd_ps(v), _mm256_or_si256(both, _mm256_set1_epi64x(std::int64_t{1} << 32))));
+  }
   static V add_where(V sum, V v, Mask m) {
     asm("vaddpd %1, %0, %0" : "+x"(sum) : "x"(_mm256_and_pd(v, m)));
     return sum;

@@ -26,6 +26,8 @@ struct FloatLanes<float> {
 
   static V load(const T* p) { return _mm512_loadu_ps(p); }
   static void store(T* p, V v) { _mm512_storeu_ps(p, v); }
+  static void stream(T* p, V v) { _mm512_stream_ps(p, v); }
+  static void fence() { _mm_sfence(); }
   static V set(T x) { return _mm512_set1_ps(x); }
   static V load_lanes(const T* p, int low, int high) {
     return _mm512_maskz_loadu_ps(static_cast<Mask>(lane_range(low, high)), p);
@@ -40,7 +42,16 @@ struct FloatLanes<float> {
     return _mm512_cmp_ps_mask(v, best, _CMP_GT_OQ) | _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
   }
   static Mask passes(V v) { return _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_NLE_UQ); }
+  static Mask negative_zero(V v) {
+    return _mm512_cmpeq_epi32_mask(_mm512_castps_si512(v), _mm512_set1_epi32(INT32_MIN));
+  }
+  static Mask first(int n) { return static_cast<Mask>(lane_range(0, n)); }
+  static std::uint64_t bits(Mask m) { return m; }
   static V choose(Mask m, V a, V b) { return _mm512_mask_mov_ps(b, m, a); }
+  static V fma(V x, V a, V b) { return _mm512_fmadd_ps(x, a, b); }
+  static V pick(V v, const std::int32_t* offsets) {
+    return _mm512_permutexvar_ps(_mm512_loadu_si512(offsets), v);
+  }
   static V add_where(V sum, V v, Mask m) {
     asm("vaddps %1, %0, %0%{%2%}" : "+v"(sum) : "v"(v), "Yk"(m));
     return sum;
@@ -85,6 +96,8 @@ struct FloatLanes<double> {
 
   static V load(const T* p) { return _mm512_loadu_pd(p); }
   static void store(T* p, V v) { _mm512_storeu_pd(p, v); }
+  static void stream(T* p, V v) { _mm512_stream_pd(p, v); }
+  static void fence() { _mm_sfence(); }
   static V set(T x) { return _mm512_set1_pd(x); }
   static V load_lanes(const T* p, int low, int high) {
     return _mm512_maskz_loadu_pd(static_cast<Mask>(lane_range(low, high)), p);
@@ -98,7 +111,16 @@ struct FloatLanes<double> {
     return _mm512_cmp_pd_mask(v, best, _CMP_GT_OQ) | _mm512_cmp_pd_mask(v, v, _CMP_UNORD_Q);
   }
   static Mask passes(V v) { return _mm512_cmp_pd_mask(v, _mm512_setzero_pd(), _CMP_NLE_UQ); }
+  static Mask negative_zero(V v) {
+    return _mm512_cmpeq_epi64_mask(_mm512_castpd_si512(v), _mm512_set1_epi64(INT64_MIN));
+  }
+  static Mask first(int n) { return static_cast<Mask>(lane_range(0, n)); }
+  static std::uint64_t bits(Mask m) { return m; }
   static V choose(Mask m, V a, V b) { return _mm512_mask_mov_pd(b, m, a); }
+  static V fma(V x, V a, V b) { return _mm512_fmadd_pd(x, a, b); }
+  static V pick(V v, const std::int64_t* offsets) {
+    return _mm512_permutexvar_pd(_mm512_loadu_si512(offsets), v);
+  }
   static V add_where(V sum, V v, Mask m) {
     asm("vaddpd %1, %0, %0%{%2%}" : "+v"(sum) : "v"(v), "Yk"(m));
     return sum;

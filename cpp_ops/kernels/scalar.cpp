@@ -171,6 +171,9 @@ const Kernels& scalar_kernels() {
       .max_pool2d_nhwc = scalar::max_pool2d,
       .max_pool2d_nchw_backward = scalar::max_pool2d_backward,
       .max_pool2d_nhwc_backward = scalar::max_pool2d_backward,
+      .affine = scalar::affine,
+      .affine_relu = scalar::affine_relu,
+      .batch_norm_stats_nchw = scalar::batch_norm_stats_nchw,
   };
   return table;
 }

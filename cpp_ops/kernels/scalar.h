@@ -26,6 +26,12 @@ void max_pool2d(DType, const Pool2d&, const void* x, void* out, std::uint8_t* co
 void max_pool2d_backward(DType, const Pool2d&, const void* grad_out, const std::uint8_t* codes,
                          void* grad_in);
 
+void affine(DType, const Affine&, const void* x, void* y, std::int64_t begin, std::int64_t end);
+bool affine_relu(DType, const Affine&, const void* x, void* y, std::int64_t begin, std::int64_t end,
+                 std::uint64_t* mask);
+void batch_norm_stats_nchw(DType, const Planes&, const void* x, std::int64_t first,
+                           std::int64_t last, void* mean, void* var_sum);
+
 // One output of a pool and its code: `image` points at its plane, or at its channel in its image.
 void max_pool2d_one(const Pool2d&, const float* image, std::int64_t oh, std::int64_t ow, float* out,
                     std::uint8_t* code);

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "affine-inl.h"
+#include "batch_norm-inl.h"
 #include "bitmap-inl.h"
 #include "by_type.h"
 #include "codes-inl.h"
@@ -103,6 +105,33 @@ Kernels make_table(const char* name) {
               using T = decltype(zero);
               nhwc::backward<FloatLanes<T>>(p, static_cast<const T*>(grad_out), codes,
                                             static_cast<T*>(grad_in));
+            });
+          },
+      .affine =
+          [](DType dtype, const Affine& f, const void* x, void* y, std::int64_t begin,
+             std::int64_t end) {
+            by_float(dtype, [&](auto zero) {
+              using T = decltype(zero);
+              affine<FloatLanes<T>, false>(f, static_cast<const T*>(x), static_cast<T*>(y), begin,
+                                           end, nullptr);
+            });
+          },
+      .affine_relu =
+          [](DType dtype, const Affine& f, const void* x, void* y, std::int64_t begin,
+             std::int64_t end, std::uint64_t* mask) {
+            return by_float(dtype, [&](auto zero) {
+              using T = decltype(zero);
+              return affine<FloatLanes<T>, true>(f, static_cast<const T*>(x), static_cast<T*>(y),
+                                                 begin, end, mask);
+            });
+          },
+      .batch_norm_stats_nchw =
+          [](DType dtype, const Planes& p, const void* x, std::int64_t first, std::int64_t last,
+             void* mean, void* var_sum) {
+            by_float(dtype, [&](auto zero) {
+              using T = decltype(zero);
+              stats_nchw<Columns<T>>(p, static_cast<const T*>(x), first, last,
+                                     static_cast<T*>(mean), static_cast<T*>(var_sum));
             });
           },
   };

@@ -95,9 +95,11 @@ struct Pooled {
   at::Tensor values, planes;
 };
 
-Pooled forward(const at::Tensor& x, const Pooling& p) {
-  Pooled out{at::empty(p.output_sizes, x.options().memory_format(p.format)),
-             codes::new_planes(c10::multiply_integers(p.output_sizes), p.width)};
+Pooled forward(const at::Tensor& x, const Pooling& p, bool wants_codes) {
+  Pooled out{at::empty(p.output_sizes, x.options().memory_format(p.format)), {}};
+  if (wants_codes) {
+    out.planes = codes::new_planes(c10::multiply_integers(p.output_sizes), p.width);
+  }
   const auto n = out.values.numel();
   const auto pool = p.nhwc() ? kernels().max_pool2d_nhwc : kernels().max_pool2d_nchw;
   const auto* src = x.const_data_ptr();
@@ -107,7 +109,7 @@ Pooled forward(const at::Tensor& x, const Pooling& p) {
     for (auto chunk = first; chunk < last; ++chunk) {
       const auto begin = chunk * kChunk, end = std::min(n, begin + kChunk);
       pool(p.dtype, p.geometry, src, dst, bytes.data(), begin, end);
-      codes::pack(bytes.data(), begin, end - begin, p.width, out.planes);
+      if (wants_codes) codes::pack(bytes.data(), begin, end - begin, p.width, out.planes);
     }
   });
   return out;
@@ -198,11 +200,18 @@ std::optional<at::Tensor> max_pool2d_by_kernels(const at::Tensor& x, const PoolA
   Pooled out;
   {
     at::AutoDispatchBelowADInplaceOrView below;
-    out = forward(x, *pooling);
+    out = forward(x, *pooling, /*wants_codes=*/true);
   }
   torch::autograd::set_history(out.values, node);
   node->save(x, out.planes, std::move(*pooling));
   return out.values;
+}
+
+std::optional<at::Tensor> max_pool2d_again(const at::Tensor& x, const PoolArgs& args,
+                                           bool fused_relu) {
+  const auto pooling = plan(x, args, fused_relu);
+  if (!pooling) return std::nullopt;
+  return forward(x, *pooling, /*wants_codes=*/false).values;
 }
 
 }  // namespace fxpass

@@ -18,4 +18,8 @@ struct PoolArgs {
 std::optional<at::Tensor> max_pool2d_by_kernels(const at::Tensor& x, const PoolArgs& args,
                                                 bool fused_relu);
 
+// The same values again, without codes and without a graph.
+std::optional<at::Tensor> max_pool2d_again(const at::Tensor& x, const PoolArgs& args,
+                                           bool fused_relu);
+
 }  // namespace fxpass

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "saved/kept.h"
+#include "saved/tensors.h"
 
 namespace fxpass {
 
@@ -36,18 +37,9 @@ class FxNode : public torch::autograd::Node {
   const char* op_;
 };
 
-// Whether a gradient may be overwritten: this reference is the only one to tensor and storage, and
-// the memory is the allocator's own (what from_blob wrapped belongs to somebody else).
-bool is_mine(const at::Tensor& grad);
-
 // Whether a tensor carries a tangent of forward-mode AD, of which these nodes know nothing: eager's
 // own op must run.
 inline bool has_tangent(const at::Tensor& tensor) { return tensor._fw_grad(/*level=*/0).defined(); }
-
-// Whether sizes and strides are exactly those that ATen gives a fresh contiguous or channels_last
-// tensor. With other strides (those of a size-1 dimension, say) ATen's elementwise ops return
-// strides that differ from their input's.
-bool has_canonical_strides(const at::Tensor& tensor);
 
 // Makes a node with edges to `inputs`.
 template <typename N, typename... Inputs>

@@ -9,6 +9,7 @@
 #include "ops/node.h"
 #include "ops/swap.h"
 #include "saved/codec.h"
+#include "saved/rerun.h"
 
 namespace fxpass {
 
@@ -19,8 +20,13 @@ std::tuple<at::Tensor, SavedPtr> pad(const at::Tensor& x, const std::optional<Sa
   if (!at::GradMode::is_enabled() || !codec::is_plain(y))
     return {std::move(y), c10::make_intrusive<Saved>()};
   swap::pad_input_by_shape(y, x);
-  auto saved =
-      c10::make_intrusive<PadSaved>(y, x, handle, PadArgs{pad.vec(), std::string(mode), value});
+  RerunInputs inputs;
+  inputs.hold(x, handle);
+  auto saved = rerun("pad", std::move(inputs),
+                     [pad = pad.vec(), mode = std::string(mode), value](auto& inputs) {
+                       return at::pad(inputs[0], pad, mode, value);
+                     });
+  saved->bind(y);
   return {std::move(y), std::move(saved)};
 }
 

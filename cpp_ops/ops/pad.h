@@ -1,7 +1,7 @@
 // Padding with a handle on both sides (the op fxpass::pad, and convolution's own padding).
 #pragma once
 
-#include "saved/pad.h"
+#include "saved/saved.h"
 
 namespace fxpass {
 

@@ -50,15 +50,50 @@ class CodeHooks final : public SavedVariableHooks {
   SavedVariable planes_;
 };
 
+// A tensor of zeros and one other value.
+class NoiseHooks final : public SavedVariableHooks {
+ public:
+  // False: there are other values.
+  bool pack(const at::Tensor& noise) {
+    auto packed = codec::pack(noise);
+    if (packed.values.numel() == 0) {
+      value_ = at::zeros({}, noise.options());
+    } else {
+      value_ = packed.values[0].clone();
+      if (!packed.values.eq(value_).all().item<bool>()) return false;
+    }
+    bits_ = SavedVariable(packed.bits, /*is_output=*/false);
+    geometry_ = Geometry::of(noise);
+    return true;
+  }
+  void call_pack_hook(const at::Tensor& noise) override { identity_ = Identity(noise); }
+  at::Tensor call_unpack_hook() override {
+    identity_.check_unmodified("a dropout");
+    const auto bits = bits_.unpack();
+    const auto set = codec::count(bits);
+    auto noise = at::empty_strided(geometry_.sizes, geometry_.strides, value_.options());
+    codec::unpack(bits, value_.expand({set}).contiguous(), noise);
+    return noise;
+  }
+
+ private:
+  Identity identity_;
+  Geometry geometry_;
+  at::Tensor value_;
+  SavedVariable bits_;
+};
+
 class HandleHooks final : public SavedVariableHooks {
  public:
+  explicit HandleHooks(const char* op) : op_(op) {}
   bool claim(const at::Tensor& value, const std::optional<SavedPtr>& handle) {
     return kept_.keep_packed(value, handle);
   }
   void call_pack_hook(const at::Tensor&) override {}
-  at::Tensor call_unpack_hook() override { return kept_.unpack("fxpass::linear"); }
+  at::Tensor call_unpack_hook() override { return kept_.unpack(op_); }
 
  private:
+  const char* op_;
   Kept kept_;
 };
 
@@ -91,9 +126,9 @@ void shape_only(SavedVariable& saved) {
   if (is_free(saved)) saved.register_hooks(std::make_unique<ShapeHooks>());
 }
 
-void by_handle(SavedVariable& saved, const std::optional<SavedPtr>& handle) {
+void by_handle(SavedVariable& saved, const std::optional<SavedPtr>& handle, const char* op) {
   if (!is_free(saved)) return;
-  auto hooks = std::make_unique<HandleHooks>();
+  auto hooks = std::make_unique<HandleHooks>(op);
   if (hooks->claim(*saved.get_raw_data(), handle)) saved.register_hooks(std::move(hooks));
 }
 
@@ -127,11 +162,45 @@ void linear_input_by_handle(const at::Tensor& out, const at::Tensor& in,
                             const std::optional<SavedPtr>& handle) {
   edit_nearest<gen::AddmmBackward0, gen::MmBackward0>(out, in, [&](auto& node) {
     if constexpr (std::is_same_v<decltype(node), gen::AddmmBackward0&>) {
-      by_handle(node.mat1_, handle);
+      by_handle(node.mat1_, handle, "fxpass::linear");
     } else {
-      by_handle(node.self_, handle);
+      by_handle(node.self_, handle, "fxpass::linear");
     }
   });
+}
+
+void batch_norm_input_by_handle(const at::Tensor& out, const at::Tensor& in,
+                                const std::optional<SavedPtr>& handle) {
+  edit_nearest<gen::NativeBatchNormBackward0>(
+      out, in, [&](auto& node) { by_handle(node.input_, handle, "fxpass::batch_norm"); });
+}
+
+void mul_inputs_by_handle(const at::Tensor& out, const at::Tensor& a,
+                          const std::optional<SavedPtr>& a_handle, const at::Tensor& b,
+                          const std::optional<SavedPtr>& b_handle) {
+  edit_nearest<gen::MulBackward0>(out, a.requires_grad() ? a : b, [&](auto& node) {
+    by_handle(node.self_, a_handle, "fxpass::mul");
+    by_handle(node.other_, b_handle, "fxpass::mul");
+  });
+}
+
+void mul_noise_by_bits(const at::Tensor& out) {
+  // alpha_dropout adds to the product; whatever else the path leads to holds no such noise.
+  constexpr std::int64_t kWorthwhile = 256;
+  Node* node = out.grad_fn().get();
+  for (int step = 0; node != nullptr && step < 2; ++step) {
+    if (auto* mul = dynamic_cast<gen::MulBackward0*>(node)) {
+      if (!is_free(mul->other_)) return;
+      const auto noise = *mul->other_.get_raw_data();
+      auto hooks = std::make_unique<NoiseHooks>();
+      if (noise.numel() >= kWorthwhile && codec::is_flat(noise) && !noise.requires_grad() &&
+          hooks->pack(noise)) {
+        mul->other_.register_hooks(std::move(hooks));
+      }
+      return;
+    }
+    node = node->num_outputs() > 0 ? node->next_edge(0).function.get() : nullptr;
+  }
 }
 
 }  // namespace fxpass::swap

@@ -25,4 +25,14 @@ void max_pool_by_codes(const at::Tensor& out, const at::Tensor& in, const Window
 void linear_input_by_handle(const at::Tensor& out, const at::Tensor& in,
                             const std::optional<SavedPtr>& handle);
 
+// The input that a batch norm saves, by its handle.
+void batch_norm_input_by_handle(const at::Tensor& out, const at::Tensor& in,
+                                const std::optional<SavedPtr>& handle);
+// What a product saves of its factors, by their handles.
+void mul_inputs_by_handle(const at::Tensor& out, const at::Tensor& a,
+                          const std::optional<SavedPtr>& a_handle, const at::Tensor& b,
+                          const std::optional<SavedPtr>& b_handle);
+// The noise that a dropout multiplied with: zeros and one other value.
+void mul_noise_by_bits(const at::Tensor& out);
+
 }  // namespace fxpass::swap

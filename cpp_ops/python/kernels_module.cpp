@@ -13,8 +13,10 @@ namespace py = pybind11;
 
 namespace {
 
+using fxpass::kernels::Affine;
 using fxpass::kernels::DType;
 using fxpass::kernels::Kernels;
+using fxpass::kernels::Planes;
 using fxpass::kernels::Pool2d;
 
 using Address = std::uintptr_t;
@@ -68,6 +70,32 @@ void bind_pools(py::class_<Kernels>& cls) {
       .def("max_pool2d_nhwc", &forward<&Kernels::max_pool2d_nhwc>, unlocked)
       .def("max_pool2d_nchw_backward", &backward<&Kernels::max_pool2d_nchw_backward>, unlocked)
       .def("max_pool2d_nhwc_backward", &backward<&Kernels::max_pool2d_nhwc_backward>, unlocked);
+}
+
+void bind_batch_norms(py::class_<Kernels>& cls) {
+  const auto unlocked = py::call_guard<py::gil_scoped_release>();
+  cls.def(
+         "affine",
+         [](const Kernels& k, DType dtype, const Affine& f, Address x, Address y,
+            std::int64_t begin,
+            std::int64_t end) { k.affine(dtype, f, at<void>(x), at<void>(y), begin, end); },
+         unlocked)
+      .def(
+          "affine_relu",
+          [](const Kernels& k, DType dtype, const Affine& f, Address x, Address y,
+             std::int64_t begin, std::int64_t end, Address mask) {
+            return k.affine_relu(dtype, f, at<void>(x), at<void>(y), begin, end,
+                                 at<std::uint64_t>(mask));
+          },
+          unlocked)
+      .def(
+          "batch_norm_stats_nchw",
+          [](const Kernels& k, DType dtype, const Planes& p, Address x, std::int64_t first,
+             std::int64_t last, Address mean, Address var_sum) {
+            k.batch_norm_stats_nchw(dtype, p, at<void>(x), first, last, at<void>(mean),
+                                    at<void>(var_sum));
+          },
+          unlocked);
 }
 
 void bind_kernels(py::class_<Kernels>& cls) {
@@ -153,10 +181,24 @@ PYBIND11_MODULE(_kernels, m) {
            py::arg("kernel"), py::arg("stride"), py::arg("pad"), py::arg("dilation"),
            py::arg("fused_relu"));
 
+  py::class_<Affine>(m, "Affine")
+      .def(py::init([](Address a, Address b, std::int64_t channels, std::int64_t inner) {
+             return Affine{at<void>(a), at<void>(b), channels, inner};
+           }),
+           py::kw_only(), py::arg("a"), py::arg("b"), py::arg("channels"), py::arg("inner"));
+
+  py::class_<Planes>(m, "Planes")
+      .def(py::init([](std::int64_t images, std::int64_t channels, std::int64_t inner) {
+             return Planes{images, channels, inner};
+           }),
+           py::kw_only(), py::arg("images"), py::arg("channels"), py::arg("inner"));
+
   py::class_<Kernels> cls(m, "Kernels");
   bind_kernels(cls);
   bind_pools(cls);
+  bind_batch_norms(cls);
 
+  m.def("stats_are_atens", &fxpass::kernels::stats_are_atens, py::arg("dtype"), py::arg("inner"));
   m.def("targets", &targets, "The targets this CPU runs, slowest first.");
   m.def("get", &get, py::arg("target"), py::return_value_policy::reference,
         "The kernels of one target; ValueError where this CPU cannot run it.");

@@ -24,7 +24,8 @@ at::Tensor Kept::unpack(const char* op) const {
 }
 
 at::Tensor Kept::unpack_unchecked() const {
-  TORCH_CHECK(state_ == State::Handle, torch::autograd::ERR_BACKWARD_TWICE);
+  TORCH_CHECK(state_ != State::Released, torch::autograd::ERR_BACKWARD_TWICE);
+  if (state_ != State::Handle) return dense_.unpack();
   return view_of(handle_->fetch_unchecked());
 }
 
@@ -34,8 +35,9 @@ at::Tensor Kept::view_of(const at::Tensor& base) const {
       view_.offset == whole.offset) {
     return base;
   }
-  // A restored tensor starts its own storage; the original may have begun further in.
-  return base.as_strided(view_.sizes, view_.strides, view_.offset - whole.offset);
+  // The restored tensor and the original may begin at different places of their storages.
+  return base.as_strided(view_.sizes, view_.strides,
+                         base.storage_offset() + view_.offset - whole.offset);
 }
 
 void Kept::reset() {

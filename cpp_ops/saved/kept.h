@@ -24,7 +24,7 @@ class Kept {
   // The value, sizes and strides as given to keep(). Raises as a SavedVariable does: after reset(),
   // and if the value was modified in place since. `op` names the consumer in errors.
   at::Tensor unpack(const char* op) const;
-  // The value by its handle, without the check for in-place changes. Only after keep_packed().
+  // The same without the check that what the handle restores was not modified since.
   at::Tensor unpack_unchecked() const;
   // Lets go of the payload, as soon as backward has used it.
   void reset();

@@ -87,11 +87,8 @@ class DropAtTaskEnd {
 
 }  // namespace
 
-Saved::Saved(const at::Tensor& value) {
-  if (!value.defined() || !codec::is_plain(value) || !value.has_storage()) {
-    packed_ = Packed::Refused;
-    return;
-  }
+void Saved::bind(const at::Tensor& value) {
+  if (!value.defined() || !codec::is_plain(value) || !value.has_storage()) return;
   identity_ = Identity(value);
   geometry_ = Geometry::of(value);
   dtype_ = value.scalar_type();

@@ -63,9 +63,12 @@ class RestoredCache {
 
 class Saved : public torch::CustomClassHolder {
  public:
-  // `value`: the tensor this handle restores. An undefined one makes a handle that matches nothing.
-  explicit Saved(const at::Tensor& value);
-  Saved() : Saved(at::Tensor()) {}
+  // Restores nothing until bind() has told it what.
+  Saved() = default;
+  // `value`: the tensor this handle restores.
+  explicit Saved(const at::Tensor& value) { bind(value); }
+  // Tells a handle that was made before its value what it restores; once.
+  void bind(const at::Tensor& value);
 
   // Whether `value` lies within the bytes this handle restores, unmodified since.
   bool matches(const at::Tensor& value) const;

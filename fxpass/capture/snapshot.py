@@ -15,11 +15,12 @@ from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
 _PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})
 _SHARED = (nn.Module, type, ModuleType, FunctionType, MethodType, BuiltinFunctionType)
+_TRACING = (fx.Proxy, fx.Node, fx.Graph, fx.Tracer)  # the trace's own, met in closures
 _DEPTH_LIMIT = 50
 _TOTAL_LIMIT = 50_000  # A module may hold on to a whole data set; that is not searched.
 
@@ -84,7 +85,7 @@ class Snapshot:
 
     def _walk(self, owner: nn.Module, name: str, value: Any, depth: int) -> None:
         kind = type(value)
-        if kind in _PLAIN or isinstance(value, _SHARED) or id(value) in self._seen:
+        if kind in _PLAIN or isinstance(value, (*_SHARED, *_TRACING)) or id(value) in self._seen:
             return
         if depth > _DEPTH_LIMIT or len(self._seen) > _TOTAL_LIMIT:
             return
@@ -147,7 +148,9 @@ def _same_state(a: Any, b: Any) -> bool:
 
 
 def _version(tensor: Tensor) -> int:
-    return 0 if is_lazy(tensor) or tensor.is_inference() else tensor._version
+    # A global is met in the middle of a trace, whose modes would take these reads for the model's.
+    with torch._C.DisableTorchFunction():
+        return 0 if is_lazy(tensor) or tensor.is_inference() else tensor._version
 
 
 def _changed(container: Any, before: list[Any]) -> str | None:

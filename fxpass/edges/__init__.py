@@ -2,5 +2,7 @@
 
 from fxpass.edges.calls import Call, as_call, computes_as
 from fxpass.edges.find import Edges, find_edges
+from fxpass.edges.sizes import relative_sizes
+from fxpass.edges.table import ACTIVATIONS
 
-__all__ = ["Call", "Edges", "as_call", "computes_as", "find_edges"]
+__all__ = ["ACTIVATIONS", "Call", "Edges", "as_call", "computes_as", "find_edges", "relative_sizes"]

@@ -14,10 +14,14 @@ from torch import nn
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from fxpass.edges.table import NO_ELEMENTS, OF_FUNCTION, OF_METHOD, OF_MODULE, Op
+from fxpass.edges.table import NO_ELEMENTS, OF_FUNCTION, OF_METHOD, OF_MODULE, OF_NAME, Op
 
-_TENSORS = frozenset({"input", "weight", "bias"})
+_TENSORS = frozenset({"input", "weight", "bias", "running_mean", "running_var"})
 """Parameters that take tensors; an op is known only if all others are constants."""
+
+
+_VARIADIC = ("add", "add_", "mul")
+"""Ops whose arguments are all inputs."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,11 @@ class Call:
     hooked: bool = False
 
     @property
+    def writes(self) -> bool:
+        """Whether the op writes its result over its first input."""
+        return self.op.writes_input or bool(self.arguments.get("inplace"))
+
+    @property
     def inputs(self) -> list[Node]:
         """The values whose elements the op reads."""
         value = self.arguments.get("input")
@@ -55,7 +64,7 @@ def as_call(node: Node, root: nn.Module, hooked: frozenset[str] = frozenset()) -
         path = str(node.target)
         return _of_module(node, root.get_submodule(path), path in hooked)
     if node.op == "call_function" and callable(node.target):
-        op = OF_FUNCTION.get(node.target)
+        op = OF_FUNCTION.get(node.target) or OF_NAME.get(_qualified_name(node.target))
     elif node.op == "call_method":
         op = OF_METHOD.get(str(node.target))
     else:
@@ -70,6 +79,10 @@ def as_call(node: Node, root: nn.Module, hooked: frozenset[str] = frozenset()) -
     if _name_of(node).endswith("_with_indices"):
         arguments["return_indices"] = True
     return Call(node, op, arguments)
+
+
+def _qualified_name(function: Any) -> str:
+    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '')}"
 
 
 def _name_of(node: Node) -> str:
@@ -93,10 +106,9 @@ def _of_module(node: Node, module: nn.Module, hooked: bool) -> Call | None:
 
 def computes_as(module: nn.Module, base: type[nn.Module]) -> bool:
     """Whether `module` runs the forward of `base`: neither class nor instance overrides it."""
-    overridden = {"forward", "_conv_forward"} & module.__dict__.keys()
-    return not overridden and all(
-        getattr(type(module), name, None) is getattr(base, name, None)
-        for name in ("forward", "_conv_forward")
+    names = ("forward", "_conv_forward", "_check_input_dim")
+    return not module.__dict__.keys() & set(names) and all(
+        getattr(type(module), name, None) is getattr(base, name, None) for name in names
     )
 
 
@@ -107,7 +119,10 @@ def _bind(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, An
         if (not args and not kwargs) or "out" in kwargs:
             return None
         first = args[0] if args else kwargs.get("input", kwargs.get("tensors"))
-        return {"input": list(_values(args, kwargs)) if op.name == "add" else first}
+        return {"input": list(_values(args, kwargs)) if op.name in _VARIADIC else first}
+    if "tensors" in kwargs:
+        kwargs = {**kwargs, "input": kwargs["tensors"]}
+        del kwargs["tensors"]
     if len(args) > len(names) or not kwargs.keys() <= set(names):
         return None
     given = {**op.parameters, **dict(zip(names, args, strict=False)), **kwargs}

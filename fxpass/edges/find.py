@@ -8,15 +8,14 @@ f = linear(z, v)       savers of y: relu, conv, linear
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import Graph, Node
 
 from fxpass.edges.calls import Call, as_call
-
-_KEEP_NO_RESULT = frozenset({nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d})
-"""Classes without a row in the table whose result is a new tensor that backward does not read."""
 
 
 class Edges:
@@ -39,13 +38,18 @@ class Edges:
         self.hooked = hooked
 
     def storage(self, value: Node) -> list[Node]:
-        """`value` and every later value that may lie in its storage."""
+        """`value` and every later value that may lie in its storage, up to a write to it.
+
+        What a write leaves there is a value of its own.
+        """
         found, queue = [value], [value]
         while queue:
             member = queue.pop()
             for user in member.users:
                 call = self.calls.get(user)
                 if call is None or not call.op.shares_storage or user in found:
+                    continue
+                if call.op.writes_input:
                     continue
                 if member in call.inputs:
                     found.append(user)
@@ -57,7 +61,9 @@ class Edges:
         own = self.calls.get(value)
         found = [own] if own is not None and own.op.saves_result else []
         return found + [
-            self.calls[user] for user in self._readers(value) if self._saves_input(user)
+            self.calls[user]
+            for user in self._readers(value)
+            if user in self.calls and self.saves_input(self.calls[user])
         ]
 
     def strangers(self, value: Node) -> list[Node]:
@@ -68,6 +74,12 @@ class Edges:
             for user in self._readers(value)
             if user not in self.calls or self._writes(user, members)
         ]
+
+    def writers(self, value: Node) -> list[Call]:
+        """The calls that write to `value` or a view of it."""
+        members = self.storage(value)
+        readers = (self.calls.get(user) for user in self._readers(value))
+        return [c for c in readers if c is not None and c.writes and c.inputs[0] in members]
 
     def is_new(self, value: Node) -> bool:
         """Whether `value` begins a storage that nobody but its readers in the graph can see.
@@ -80,16 +92,31 @@ class Edges:
         call = self.calls.get(value)
         if call is not None:
             return not (call.op.saves_result or call.op.shares_storage or call.op.name == "shape")
-        module = self.root.get_submodule(str(value.target)) if value.op == "call_module" else None
-        return type(module) in _KEEP_NO_RESULT
+        return False
+
+    def is_tensor(self, value: Node) -> bool:
+        """Whether `value` is known to be a tensor, and one only."""
+        if value.op == "get_attr":
+            return isinstance(_attribute(self.root, str(value.target)), Tensor)
+        call = self.calls.get(value)
+        if call is None or call.op.name == "shape" or call.arguments.get("return_indices"):
+            return False
+        if call.op.name == "view":
+            return value.target is not operator.getitem or self._is_piece(value)
+        return call.op.name not in ("add", "add_", "mul") or any(map(self.is_tensor, call.inputs))
+
+    def _is_piece(self, item: Node) -> bool:
+        """Whether `item` is x[i] of a tensor x, or of the chunks of one."""
+        value = item.args[0]
+        return isinstance(value, Node) and value in self.calls and self.is_tensor(value)
 
     def _writes(self, user: Node, members: list[Node]) -> bool:
         call = self.calls.get(user)
         return call is not None and call.op.writes_input and call.inputs[0] in members
 
-    def _saves_input(self, user: Node) -> bool:
-        call = self.calls.get(user)
-        return call is not None and call.op.saves_input
+    def saves_input(self, call: Call) -> bool:
+        """Whether the call saves what it reads; a product with a number keeps nothing."""
+        return call.op.saves_input and (call.op.name != "mul" or len(call.inputs) > 1)
 
     def _readers(self, value: Node) -> Iterator[Node]:
         """Each reader of `value` or of a view of it, once."""
@@ -114,3 +141,8 @@ def find_edges(
         if call is not None:
             calls[node] = call
     return Edges(graph, calls, root, hooked)
+
+
+def _attribute(root: nn.Module, path: str) -> Any:
+    *parents, name = path.split(".")
+    return getattr(root.get_submodule(".".join(parents)), name, None)

@@ -25,12 +25,16 @@ class Op:
         name: what the plan and the rewrites call the op.
         parameters: name and default of each parameter of the functional form; the first takes the
             tensor. A module's attributes of the same names give their values.
-        saves_input: the autograd node keeps the input's elements.
-        saves_result: the autograd node keeps the result's elements.
+        names: functions of other packages, by their qualified names.
+        saves_input: the autograd node keeps the input.
+        saves_result: the autograd node keeps the result.
         shares_storage: the result may lie in the input's storage (a view, or the input itself).
         writes_input: the result is the first argument, written to.
         keeps_zeros: a zero of the input is a zero of the result, and little else is lost: a sparse
             input gives a sparse result.
+        reads_saved: backward reads the elements of the input that is kept, not only its shape or a
+            code made of it.
+        cheap: the op may be run again in backward: an elementwise op, a pool or a copy.
 
     """
 
@@ -39,11 +43,14 @@ class Op:
     modules: tuple[type[nn.Module], ...] = ()
     functions: tuple[Callable[..., Any], ...] = ()
     methods: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
     saves_input: bool = False
     saves_result: bool = False
     shares_storage: bool = False
     writes_input: bool = False
     keeps_zeros: bool = False
+    reads_saved: bool = True
+    cheap: bool = False
 
 
 def _spatial(name: str, prefix: str) -> tuple[tuple[int, type[nn.Module], Callable[..., Any]], ...]:
@@ -80,6 +87,48 @@ _AVG_POOL = {
 }
 _ADAPTIVE = {"input": None, "output_size": None}
 
+_BATCH_NORM = {
+    "input": None,
+    "running_mean": None,
+    "running_var": None,
+    "weight": None,
+    "bias": None,
+    "training": False,
+    "momentum": 0.1,
+    "eps": 1e-5,
+}
+_UNARY = {"input": None, "inplace": False}
+_ACTIVATIONS: tuple[tuple[str, dict[str, Any], tuple[Any, ...], tuple[Any, ...], Any], ...] = (
+    (
+        "hardtanh",
+        {"input": None, "min_val": -1.0, "max_val": 1.0, "inplace": False},
+        (nn.Hardtanh,),
+        (F.hardtanh,),
+        (),
+    ),
+    ("relu6", _UNARY, (), (F.relu6,), ()),
+    (
+        "leaky_relu",
+        {"input": None, "negative_slope": 0.01, "inplace": False},
+        (nn.LeakyReLU,),
+        (F.leaky_relu,),
+        (),
+    ),
+    ("elu", {"input": None, "alpha": 1.0, "inplace": False}, (nn.ELU,), (F.elu,), ()),
+    ("hardswish", _UNARY, (nn.Hardswish,), (F.hardswish,), ()),
+    ("hardsigmoid", _UNARY, (nn.Hardsigmoid,), (F.hardsigmoid,), ()),
+    ("silu", _UNARY, (nn.SiLU,), (F.silu,), ()),
+    ("mish", _UNARY, (nn.Mish,), (F.mish,), ()),
+    ("gelu", {"input": None, "approximate": "none"}, (nn.GELU,), (F.gelu,), ()),
+    (
+        "softplus",
+        {"input": None, "beta": 1.0, "threshold": 20.0},
+        (nn.Softplus,),
+        (F.softplus,),
+        (),
+    ),
+)
+
 TABLE: tuple[Op, ...] = (
     Op(
         "relu",
@@ -88,7 +137,17 @@ TABLE: tuple[Op, ...] = (
         functions=(F.relu, F.relu_, torch.relu, torch.relu_),
         methods=("relu", "relu_"),
         saves_result=True,
+        cheap=True,
     ),
+    *(
+        Op(name, parameters, modules, functions, methods, saves_input=True, cheap=True)
+        for name, parameters, modules, functions, methods in _ACTIVATIONS
+    ),
+    *(
+        Op(f"batch_norm{n}d", _BATCH_NORM, (module,), saves_input=True, cheap=True)
+        for n, module in ((1, nn.BatchNorm1d), (2, nn.BatchNorm2d), (3, nn.BatchNorm3d))
+    ),
+    Op("batch_norm", _BATCH_NORM, functions=(F.batch_norm,), saves_input=True, cheap=True),
     *(
         Op(f"conv{n}d", _CONV, (module,), (function,), saves_input=True)
         for n, module, function in _spatial("conv", "Conv")
@@ -108,15 +167,32 @@ TABLE: tuple[Op, ...] = (
             (function, getattr(F, f"max_pool{n}d_with_indices"), getattr(torch, f"max_pool{n}d")),
             saves_input=True,
             keeps_zeros=True,
+            reads_saved=False,
+            cheap=True,
         )
         for n, module, function in _spatial("max_pool", "MaxPool")
     ),
     *(
-        Op(f"avg_pool{n}d", _AVG_POOL, (module,), (function,), saves_input=True)
+        Op(
+            f"avg_pool{n}d",
+            _AVG_POOL,
+            (module,),
+            (function,),
+            saves_input=True,
+            reads_saved=False,
+            cheap=True,
+        )
         for n, module, function in _spatial("avg_pool", "AvgPool")
     ),
     *(
-        Op(f"adaptive_avg_pool{n}d", _ADAPTIVE, (module,), (function,), saves_input=True)
+        Op(
+            f"adaptive_avg_pool{n}d",
+            _ADAPTIVE,
+            (module,),
+            (function,),
+            saves_input=True,
+            reads_saved=False,
+        )
         for n, module, function in _spatial("adaptive_avg_pool", "AdaptiveAvgPool")
     ),
     *(
@@ -127,6 +203,7 @@ TABLE: tuple[Op, ...] = (
             (function, getattr(F, f"adaptive_max_pool{n}d_with_indices")),
             saves_input=True,
             keeps_zeros=True,
+            reads_saved=False,
         )
         for n, module, function in _spatial("adaptive_max_pool", "AdaptiveMaxPool")
     ),
@@ -161,18 +238,33 @@ TABLE: tuple[Op, ...] = (
             "split",
             "narrow",
             "unbind",
-            "contiguous",
             "expand",
         ),
         shares_storage=True,
         keeps_zeros=True,
     ),
+    # A copy, or the input itself.
+    Op("contiguous", methods=("contiguous",), shares_storage=True, keeps_zeros=True, cheap=True),
     # Nothing of the input's elements is kept; dropout keeps its own mask (in eval mode it returns
     # the input itself).
     Op(
         "dropout",
-        modules=(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
-        functions=(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d),
+        modules=(
+            nn.Dropout,
+            nn.Dropout1d,
+            nn.Dropout2d,
+            nn.Dropout3d,
+            nn.AlphaDropout,
+            nn.FeatureAlphaDropout,
+        ),
+        functions=(
+            F.dropout,
+            F.dropout1d,
+            F.dropout2d,
+            F.dropout3d,
+            F.alpha_dropout,
+            F.feature_alpha_dropout,
+        ),
         shares_storage=True,
         keeps_zeros=True,
     ),
@@ -180,6 +272,7 @@ TABLE: tuple[Op, ...] = (
         "add",
         functions=(operator.add, operator.sub, torch.add, torch.sub),
         methods=("add", "sub"),
+        cheap=True,
     ),
     Op(
         "add_",
@@ -187,13 +280,50 @@ TABLE: tuple[Op, ...] = (
         methods=("add_", "sub_"),
         shares_storage=True,
         writes_input=True,
+        cheap=True,
     ),
-    Op("cat", functions=(torch.cat, torch.concat, torch.stack), keeps_zeros=True),
+    Op(
+        "mul",
+        functions=(operator.mul, torch.mul),
+        methods=("mul",),
+        saves_input=True,
+        cheap=True,
+    ),
+    Op(
+        "cat",
+        {"input": None, "dim": 0},
+        functions=(torch.cat, torch.concat),
+        keeps_zeros=True,
+        cheap=True,
+    ),
+    Op("stack", functions=(torch.stack,), keeps_zeros=True),
+    Op(
+        "sigmoid",
+        modules=(nn.Sigmoid,),
+        functions=(torch.sigmoid, F.sigmoid),
+        methods=("sigmoid",),
+        saves_result=True,
+    ),
+    Op(
+        "tanh",
+        modules=(nn.Tanh,),
+        functions=(torch.tanh, F.tanh),
+        methods=("tanh",),
+        saves_result=True,
+    ),
+    Op(
+        "stochastic_depth",
+        {"input": None, "p": None, "mode": None, "training": True},
+        names=("torchvision.ops.stochastic_depth.stochastic_depth",),
+        cheap=True,
+    ),
     Op(
         "pad",
         {"input": None, "pad": None, "mode": "constant", "value": None},
         functions=(F.pad,),
         saves_input=True,
+        reads_saved=False,
+        cheap=True,
     ),
     Op("sum", functions=(torch.sum, torch.mean), methods=("sum", "mean")),
     Op("shape", functions=(getattr, len), methods=("size", "dim", "numel", "stride")),
@@ -209,6 +339,10 @@ def _by(spelling: str) -> dict[Any, Op]:
     return {key: op for op in TABLE for key in getattr(op, spelling)}
 
 
+ACTIVATIONS = tuple(name for name, *_ in _ACTIVATIONS)
+"""The elementwise ops whose backward reads their input."""
+
 OF_MODULE: dict[type[nn.Module], Op] = _by("modules")
 OF_FUNCTION: dict[Callable[..., Any], Op] = _by("functions")
 OF_METHOD: dict[str, Op] = _by("methods")
+OF_NAME: dict[str, Op] = _by("names")

@@ -1,31 +1,32 @@
-"""The free plan: the cheapest exact recipe of each value, nothing heavier than a copy re-run."""
+"""The free plan: the cheapest exact recipe of each value, nothing heavier than a pool re-run.
+
+Which values are kept is the cheapest cut between what cannot be made again (the results of
+convolutions, products of matrices, unknown ops) and what backward reads (plan/cut.py). All others
+are restored from those kept. What a batch norm keeps for itself pays for the activation behind it;
+the pieces of a DenseNet's concatenations pay for the concatenations.
+"""
 
 from __future__ import annotations
 
 from torch.fx import Node
 
-from fxpass.edges import Call, Edges
+from fxpass.edges import Call, Edges, relative_sizes
+from fxpass.plan.cut import cheapest_to_keep
 from fxpass.plan.plan import Choice, Plan, Recipe
 
-_READS_VALUES = ("conv", "linear", "pad")
-"""Ops that need the elements of the input they save; the pools need its shape or a code."""
+_FUSED = ("relu", "relu6", "hardtanh", "hardswish", "hardsigmoid", "silu", "mish")
+"""The activations that are one op with the batch norm in front of them."""
+
+_LAST_RESORT = 1e15
+"""The cost of a value that is saved and then written over: eager's backward raises."""
+
+_BITMAP_SHARE = 0.55
+"""What a bitmap takes of the dense value, about half of whose elements a ReLU has zeroed."""
 
 
 def free_plan(edges: Edges) -> Plan:
-    """A recipe for every value that some op of the table saves."""
-    choices = []
-    sparse: set[Node] = set()
-    for node in edges.graph.nodes:
-        savers = edges.savers(node)
-        call = edges.calls.get(node)
-        if call is not None and _is_sparse(call, sparse):
-            sparse.add(node)
-        if not savers or (call is not None and call.op.shares_storage):
-            continue  # nobody saves it, or it is a view: the value it lies in has the recipe
-        recipe, reason = _choose(node, call, savers, edges, node in sparse)
-        names = tuple(describe(saver.node) for saver in savers)
-        choices.append(Choice(node.name, describe(node), names, recipe, reason))
-    return Plan(tuple(choices))
+    """A recipe for every value that is saved, or from which a saved one is restored."""
+    return _FreePlanner(edges).plan()
 
 
 def describe(node: Node) -> str:
@@ -37,23 +38,153 @@ def describe(node: Node) -> str:
     return str(getattr(node.target, "__name__", node.target))
 
 
-def _choose(
-    node: Node, call: Call | None, savers: list[Call], edges: Edges, is_sparse: bool
-) -> tuple[Recipe, str]:
-    strangers = edges.strangers(node)
-    if strangers:
-        return Recipe.DENSE, _stranger(strangers[0])
-    reads_values = any(s.op.name.startswith(_READS_VALUES) for s in savers)
-    if call is not None and call.op.name == "relu":
-        if pool_fused_with(call, edges) is not None:
-            return Recipe.CODE, "only the max pool reads it, and remembers where its maxima stood"
+class _FreePlanner:
+    def __init__(self, edges: Edges) -> None:
+        self.edges = edges
+        self.nodes: list[Node] = list(edges.graph.nodes)
+        self.strangers = {node: edges.strangers(node) for node in self.nodes}
+        self.sparse: set[Node] = set()
+        for node in self.nodes:
+            call = edges.calls.get(node)
+            if call is not None and _is_sparse(call, self.sparse):
+                self.sparse.add(node)
+        batch_norms = (batch_norm_fused_with(c, edges) for c in edges.calls.values())
+        self.fused = {call.node for call in batch_norms if call is not None}
+        self.needed = self._needed()
+        self.sources: dict[Node, list[Node]] = {}
+        for node in self.nodes:
+            sources = self._sources(node)
+            if sources is not None:
+                self.sources[node] = sources
+        self.kept = cheapest_to_keep(self.sources, self._costs(), self.needed)
+        self.restored = self._restored()
+
+    def plan(self) -> Plan:
+        choices = []
+        for node in self.nodes:
+            savers = self.edges.savers(node)
+            call = self.edges.calls.get(node)
+            if _is_view(call):
+                continue  # the value it lies in has the recipe
+            if not savers and node not in self.restored and node not in self.kept:
+                continue
+            if node in self.fused:
+                continue  # it is never there
+            names = tuple(describe(saver.node) for saver in savers)
+            choices.append(Choice(node.name, describe(node), names, *self._choose(node, call)))
+        return Plan(tuple(choices))
+
+    def _choose(self, node: Node, call: Call | None) -> tuple[Recipe, str]:
+        if call is not None and batch_norm_fused_with(call, self.edges) is not None:
+            return Recipe.AFFINE, "one op with the batch norm, which keeps its own input"
+        if node in self.restored and call is not None:
+            if call.op.name.startswith("batch_norm"):
+                return Recipe.AFFINE, "the batch norm keeps its own input"
+            return Recipe.RERUN, f"{call.op.name} again on what is kept anyway"
+        if self.strangers[node]:
+            return Recipe.DENSE, _stranger(self.strangers[node][0])
+        reads_values = node in self.kept
+        if call is not None and call.op.name == "relu":
+            if pool_fused_with(call, self.edges) is not None:
+                return Recipe.CODE, "only the max pool reads it, and remembers where its maxima are"
+            if not reads_values:
+                return Recipe.MASK, "backward reads only where it is positive"
         if not reads_values:
-            return Recipe.MASK, "backward reads only where it is positive"
-    if not reads_values:
-        return Recipe.NOTHING, "backward reads no element of it"
-    if is_sparse:
-        return Recipe.BITMAP, "it has the zeros of a ReLU, and backward reads the rest"
-    return Recipe.DENSE, "no cheaper exact recipe for this op"
+            return Recipe.NOTHING, "backward reads no element of it"
+        if node in self.sparse:
+            return Recipe.BITMAP, "it has the zeros of a ReLU, and backward reads the rest"
+        if not self.edges.savers(node):
+            return Recipe.DENSE, "what is made of it takes more"
+        return Recipe.DENSE, "no cheaper exact recipe for this op"
+
+    def _needed(self) -> set[Node]:
+        """The values whose elements backward reads."""
+        found: set[Node] = set()
+        for call in self.edges.calls.values():
+            if call.op.saves_input and call.op.reads_saved and self.edges.saves_input(call):
+                found.update(call.inputs)
+            if call.op.saves_result and call.op.name != "relu":
+                found.add(call.node)
+        # Whoever keeps a view keeps what it is a view of.
+        found = {self._base(node) for node in found - self.fused}
+        return {node for node in found - self.fused if node.op != "get_attr"}
+
+    def _base(self, node: Node) -> Node:
+        call = self.edges.calls.get(node)
+        while _is_view(call) and call is not None and call.inputs:
+            node = call.inputs[0]
+            call = self.edges.calls.get(node)
+        return node
+
+    def _sources(self, node: Node) -> list[Node] | None:
+        """What `node` can be made of in backward, or None if it cannot."""
+        call = self.edges.calls.get(node)
+        if call is None or not call.inputs:
+            return None
+        if _is_view(call):
+            return call.inputs
+        if not call.op.cheap or not self._can_rerun(call):
+            return None
+        inputs = [n for n in call.inputs if n.op != "get_attr"]
+        relu = self.edges.calls.get(inputs[0])
+        if relu is not None and relu.op.name == "relu" and pool_fused_with(relu, self.edges):
+            inputs = relu.inputs
+        batch_norm = batch_norm_fused_with(call, self.edges)
+        if batch_norm is not None:
+            inputs = batch_norm.inputs
+        # What is written over can only be made again itself.
+        if any(self.edges.writers(n) and n not in self.sources for n in inputs):
+            return None
+        return inputs
+
+    def _can_rerun(self, call: Call) -> bool:
+        name, arguments = call.op.name, call.arguments
+        if name.startswith("batch_norm"):
+            return True
+        if call.hooked or arguments.get("return_indices"):
+            return False
+        if name == "relu":
+            return pool_fused_with(call, self.edges) is None
+        if not all(map(self.edges.is_tensor, call.inputs)):
+            return False
+        if name in ("add", "add_", "mul"):
+            return len(call.inputs) == len(arguments["input"]) == 2
+        if name == "stochastic_depth":
+            known = arguments["mode"] in ("row", "batch")
+            return bool(arguments["training"]) and known and 0 < arguments["p"] <= 1
+        return True
+
+    def _costs(self) -> dict[Node, float]:
+        """What keeping a value takes. One without a cost cannot be kept for others."""
+        sizes = relative_sizes(self.edges)
+        costs = {}
+        for node in self.nodes:
+            call = self.edges.calls.get(node)
+            if _is_view(call):
+                continue
+            if self.edges.writers(node) and node in self.sources:
+                if node in self.needed:
+                    costs[node] = _LAST_RESORT
+                continue
+            share = _BITMAP_SHARE if node in self.sparse and not self.strangers[node] else 1.0
+            if node in self.needed or not self.strangers[node]:
+                costs[node] = max(sizes[node], 1e-9) * share
+        return costs
+
+    def _restored(self) -> set[Node]:
+        """Every value that is made again, or on the way to one."""
+        todo, found = [n for n in self.needed if n not in self.kept], set()
+        while todo:
+            node = todo.pop()
+            if node in found or node in self.kept:
+                continue
+            found.add(node)
+            todo += self.sources.get(node, ())
+        return found
+
+
+def _is_view(call: Call | None) -> bool:
+    return call is not None and call.op.name == "view"
 
 
 def _stranger(node: Node) -> str:
@@ -85,3 +216,17 @@ def pool_fused_with(relu: Call, edges: Edges) -> Call | None:
     if pool is None or not pool.op.name.startswith("max_pool"):
         return None
     return None if pool.arguments["return_indices"] or pool.hooked or relu.hooked else pool
+
+
+def batch_norm_fused_with(activation: Call, edges: Edges) -> Call | None:
+    """The batch norm that this activation alone reads, if the two can be one op."""
+    value = activation.inputs[0] if activation.inputs else None
+    call = None if value is None else edges.calls.get(value)
+    if activation.op.name not in _FUSED or call is None:
+        return None
+    if not call.op.name.startswith("batch_norm") or call.arguments["eps"] <= 0:
+        return None
+    if len(call.node.users) != 1 or call.hooked or activation.hooked:
+        return None
+    is_relu = activation.op.name == "relu"
+    return None if is_relu and pool_fused_with(activation, edges) is not None else call

@@ -19,6 +19,10 @@ class Recipe(StrEnum):
     """One bit an element, and the non-zero values."""
     CODE = "code"
     """The place of the maximum in its window, a few bits an output."""
+    AFFINE = "affine"
+    """Computed again from the batch norm's own input and its per-channel vectors."""
+    RERUN = "re-run"
+    """The op again, on inputs that are kept or restored themselves."""
     NOTHING = "nothing"
     """Backward reads no element of it."""
 
@@ -62,6 +66,14 @@ class Plan:
     def recipe(self, value: str) -> Recipe:
         """The recipe of the value computed by the node of this name."""
         return self._by_value.get(value, Recipe.DENSE)
+
+    def restores(self, value: str) -> bool:
+        """Whether the value computed by the node of this name is made again from others."""
+        return self.recipe(value) in (Recipe.AFFINE, Recipe.RERUN)
+
+    def keeps(self, value: str) -> bool:
+        """Whether the value is one of those from which others are made again."""
+        return self._by_value.get(value) in (Recipe.DENSE, Recipe.BITMAP)
 
     def to_json(self) -> str:
         """The plan as JSON; `from_json` reads it back."""

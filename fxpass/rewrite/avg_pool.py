@@ -10,6 +10,7 @@ from torch.fx import Node
 
 from fxpass.edges import Call
 from fxpass.rewrite.context import Context, dims_of, ints
+from fxpass.rewrite.rerun import begin_rerun, end_rerun
 
 
 def rewrite_avg_pool(context: Context, call: Call) -> Node:
@@ -19,7 +20,10 @@ def rewrite_avg_pool(context: Context, call: Call) -> Node:
     args += [a["ceil_mode"], a["count_include_pad"]]
     if n > 1:
         args.append(a["divisor_override"])
-    return context.replace(at, context.op(call, call.op.name, args))
+    rerun = begin_rerun(context, call)
+    new = context.replace(at, context.op(call, call.op.name, args))
+    end_rerun(context, rerun, new)
+    return new
 
 
 def rewrite_adaptive_avg_pool(context: Context, call: Call) -> Node:

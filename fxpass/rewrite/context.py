@@ -12,7 +12,7 @@ from torch import nn
 from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
-from fxpass.edges import Call, Edges
+from fxpass.edges import ACTIVATIONS, Call, Edges
 from fxpass.plan import Plan, Recipe
 from fxpass.runtime.hooked import call_hooked
 
@@ -22,6 +22,9 @@ class _Late:
     """An attribute of a hooked module, to be read after its pre-hooks have run."""
 
     name: str
+
+
+_ONE_OP = ("relu", *ACTIVATIONS)
 
 
 class Context:
@@ -37,6 +40,8 @@ class Context:
         self.plan = plan
         self._handles: dict[Node, Node] = {}
         self._replaced: dict[Node, Node] = {}
+        self._originals: dict[Node, Node] = {}
+        self._tensors = {node for node in self.graph.nodes if edges.is_tensor(node)}
 
     def call(self, node: Node) -> Call | None:
         """The call that a node of the original graph makes, its arguments as they are now."""
@@ -51,6 +56,38 @@ class Context:
     def recipe(self, value: Node) -> Recipe:
         """What the plan says of a value."""
         return self.plan.recipe(value.name)
+
+    def restores(self, value: Node) -> bool:
+        """Whether the plan makes a value of the original graph again from others."""
+        return self.plan.restores(value.name)
+
+    def keeps(self, value: Any) -> bool:
+        """Whether the plan keeps a value, so that a handle may hold on to it dense."""
+        original = self._originals.get(value, value) if isinstance(value, Node) else None
+        return original is not None and self.plan.keeps(original.name)
+
+    def is_tensor(self, value: Node) -> bool:
+        """Whether a value is known to be a tensor."""
+        return self._originals.get(value, value) in self._tensors
+
+    def activation_after(self, batch_norm: Call) -> Call | None:
+        """The activation that is one op with this batch norm, by the plan, if any."""
+        for user in batch_norm.node.users:
+            call = self.call(user)
+            # A second batch norm is restored by that recipe too.
+            if call is not None and self.recipe(user) is Recipe.AFFINE and call.op.name in _ONE_OP:
+                return call
+        return None
+
+    def is_done(self, node: Node) -> bool:
+        """Whether a node of the original graph became part of another's operator."""
+        return node in self._replaced
+
+    def fused_relu(self, pool: Call) -> Call | None:
+        """The ReLU that the plan leaves to this max pool, if any."""
+        value = pool.arguments["input"]
+        relu = self.call(value) if isinstance(value, Node) else None
+        return relu if relu is not None and self.recipe(relu.node) is Recipe.CODE else None
 
     def handle(self, value: Any) -> Node | None:
         """The handle of a value, or None if it has none."""
@@ -105,11 +142,19 @@ class Context:
         with self.graph.inserting_before(call.node):
             return self.graph.get_attr(f"{call.node.target}.{name}")
 
+    def attribute(self, call: Call, name: str) -> Any:
+        """A plain attribute of the module called, read when the op runs."""
+        if call.hooked:
+            return _Late(name)
+        with self.graph.inserting_before(call.node):
+            return self.graph.get_attr(f"{call.node.target}.{name}")
+
     def replace(self, old: Node, new: Node) -> Node:
         """Puts `new` in the place of `old` everywhere, and returns it."""
         old.replace_all_uses_with(new)
         self.graph.erase_node(old)
         self._replaced[old] = new
+        self._originals[new] = old
         return new
 
 
@@ -119,7 +164,8 @@ Rewrite = Callable[[Context, Call], Node]
 
 def _is_none(module: nn.Module, name: str) -> bool:
     # Not getattr: a parametrised weight is a property, and computing it may change buffers.
-    return any(m.get(name, name) is None for m in (module._parameters, module.__dict__))
+    members = (module._parameters, module._buffers, module.__dict__)
+    return any(m.get(name, name) is None for m in members)
 
 
 def dims_of(call: Call) -> int:

@@ -11,8 +11,8 @@ from __future__ import annotations
 from torch.fx import Node
 
 from fxpass.edges import Call
-from fxpass.plan import Recipe
 from fxpass.rewrite.context import Context, dims_of, ints
+from fxpass.rewrite.rerun import begin_rerun, end_rerun
 
 
 def rewrite_max_pool(context: Context, call: Call) -> Node:
@@ -23,12 +23,15 @@ def rewrite_max_pool(context: Context, call: Call) -> Node:
     if a["return_indices"]:
         pair = context.op(call, f"{call.op.name}_with_indices", [a["input"], *args])
         return context.replace(at, pair)
-    relu = context.call(a["input"])
-    if relu is None or context.recipe(relu.node) is not Recipe.CODE:
-        return context.replace(at, context.op(call, call.op.name, [a["input"], *args]))
-    value = context.op(call, f"relu_{call.op.name}", [relu.arguments["input"], *args])
-    context.replace(at, value)
-    context.graph.erase_node(relu.node)
+    relu = context.fused_relu(call)
+    rerun = begin_rerun(context, call)
+    if relu is None:
+        value = context.replace(at, context.op(call, call.op.name, [a["input"], *args]))
+    else:
+        value = context.op(call, f"relu_{call.op.name}", [relu.arguments["input"], *args])
+        context.replace(at, value)
+        context.graph.erase_node(relu.node)
+    end_rerun(context, rerun, value)
     return value
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from fxpass.edges import Edges
+from fxpass.edges import ACTIVATIONS, Call, Edges
 from fxpass.plan import Plan, Recipe
+from fxpass.rewrite.activation import rewrite_activation
 from fxpass.rewrite.avg_pool import rewrite_adaptive_avg_pool, rewrite_avg_pool
+from fxpass.rewrite.batch_norm import rewrite_batch_norm
 from fxpass.rewrite.bitmap import add_bitmap
 from fxpass.rewrite.context import Context, Rewrite
 from fxpass.rewrite.conv import rewrite_conv
+from fxpass.rewrite.dropout import rewrite_dropout, rewrite_stochastic_depth
 from fxpass.rewrite.linear import rewrite_linear
 from fxpass.rewrite.max_pool import rewrite_adaptive_max_pool, rewrite_max_pool
+from fxpass.rewrite.mul import rewrite_mul
 from fxpass.rewrite.pad import rewrite_pad
 from fxpass.rewrite.relu import rewrite_relu
+from fxpass.rewrite.rerun import rewrite_rerun
 
 _REWRITES: dict[str, Rewrite] = {
     "relu": rewrite_relu,
@@ -22,6 +27,13 @@ _REWRITES: dict[str, Rewrite] = {
     **{f"adaptive_avg_pool{n}d": rewrite_adaptive_avg_pool for n in (1, 2, 3)},
     **{f"adaptive_max_pool{n}d": rewrite_adaptive_max_pool for n in (1, 2, 3)},
     "pad": rewrite_pad,
+    "batch_norm": rewrite_batch_norm,
+    **{f"batch_norm{n}d": rewrite_batch_norm for n in (1, 2, 3)},
+    **dict.fromkeys(ACTIVATIONS, rewrite_activation),
+    "mul": rewrite_mul,
+    "dropout": rewrite_dropout,
+    "stochastic_depth": rewrite_stochastic_depth,
+    **dict.fromkeys(("add", "add_", "cat", "contiguous"), rewrite_rerun),
 }
 
 
@@ -29,13 +41,19 @@ def rewrite(edges: Edges, plan: Plan) -> None:
     """Rewrites the graph of `edges` in place, as `plan` says. Unknown ops stay, in order."""
     context = Context(edges, plan)
     for node in list(edges.graph.nodes):
+        if context.is_done(node):
+            continue
         call = context.call(node)
         recipe = plan.recipe(node.name)
         value = node
         if call is not None and call.op.name in _REWRITES:
             value = _REWRITES[call.op.name](context, call)
-        elif call is not None and call.op.shares_storage and call.inputs:
-            context.share_handle(call.inputs[0], value)
         if recipe is Recipe.BITMAP and context.handle(value) is None:
             add_bitmap(context, value)
+        elif call is not None and _may_alias(call) and context.handle(value) is None:
+            context.share_handle(call.inputs[0], value)
     edges.graph.lint()
+
+
+def _may_alias(call: Call) -> bool:
+    return call.op.shares_storage and not call.writes and bool(call.inputs)

@@ -1,0 +1,108 @@
+// activation: an elementwise op whose backward reads its input, which is kept by its handle.
+// Source: aten::silu and its like (activations.cpp), and their backward formulas.
+
+#include <ATen/ATen.h>
+#include <ATen/autocast_mode.h>
+#include <torch/library.h>
+
+#include "ops/node.h"
+#include "saved/activations.h"
+#include "saved/codec.h"
+
+namespace fxpass {
+namespace {
+
+class ActivationNode final : public FxNode {
+ public:
+  ActivationNode() : FxNode("activation") {}
+
+  bool keep(const at::Tensor& x, const std::optional<SavedPtr>& handle, const Activation& which,
+            ActivationArgs args) {
+    which_ = &which;
+    args_ = std::move(args);
+    canonical_ = has_canonical_strides(x);
+    return input_.keep_packed(x, handle);
+  }
+  // Where eager keeps the tensor itself, a write to it has to be noticed.
+  void watch(const at::Tensor& x) { identity_ = Identity(x); }
+
+ protected:
+  variable_list backward(variable_list& grads) override {
+    const auto x = input_.unpack_unchecked();
+    identity_.check_unmodified("fxpass::activation");
+    auto grad = std::move(grads[0]);
+    const bool in_place = which_->backward_ != nullptr && canonical_ &&
+                          grad.strides() == x.strides() && grad.sizes() == x.sizes() &&
+                          grad.scalar_type() == x.scalar_type() && codec::is_flat(grad) &&
+                          is_mine(grad);
+    if (!in_place) return {which_->backward(grad, x, args_)};
+    which_->backward_(grad, x, args_);
+    return {std::move(grad)};
+  }
+
+  void release() override { input_.reset(); }
+
+ private:
+  const Activation* which_ = nullptr;
+  ActivationArgs args_;
+  Kept input_;
+  Identity identity_;
+  bool canonical_ = false;
+};
+
+at::Tensor activation(at::Tensor x, const std::optional<SavedPtr>& handle, c10::string_view name,
+                      at::ArrayRef<double> list, bool inplace) {
+  const auto& which = activation_named(name, list.size());
+  ActivationArgs args = list.vec();
+  TORCH_CHECK_VALUE(!inplace || which.forward_ != nullptr, "fxpass: activation '", name,
+                    "' has no in-place form here");
+  const auto eager = [&] {
+    if (!inplace) return which.forward(x, args);
+    which.forward_(x, args);
+    return x;
+  };
+  if (!torch::autograd::compute_requires_grad(x) || !handle.has_value() || !codec::is_plain(x) ||
+      !at::isFloatingType(x.scalar_type()) || has_tangent(x) || (inplace && x.is_view())) {
+    return eager();
+  }
+  const auto node = make_node<ActivationNode>(x);
+  if (!node->keep(x, handle, which, args)) return eager();
+  if (inplace) torch::autograd::check_inplace(x, /*requires_grad=*/true);
+  at::Tensor y;
+  {
+    at::AutoDispatchBelowADInplaceOrView below;
+    y = eager();
+  }
+  if (inplace) {
+    torch::autograd::increment_version(x);
+    torch::autograd::rebase_history(x, node);
+  } else {
+    torch::autograd::set_history(y, node);
+    node->watch(x);
+  }
+  return y;
+}
+
+TORCH_LIBRARY_FRAGMENT(fxpass, m) {
+  m.def(
+      "activation(Tensor x, __torch__.torch.classes.fxpass.Saved? saved, str name, "
+      "float[] args=[]) -> Tensor");
+  m.def(
+      "activation_(Tensor(a!) x, __torch__.torch.classes.fxpass.Saved? saved, str name, "
+      "float[] args=[]) -> Tensor(a!)");
+}
+
+at::Tensor activation_new(const at::Tensor& x, const std::optional<SavedPtr>& handle,
+                          c10::string_view name, at::ArrayRef<double> args) {
+  return activation(x, handle, name, args, /*inplace=*/false);
+}
+at::Tensor activation_inplace(at::Tensor x, const std::optional<SavedPtr>& handle,
+                              c10::string_view name, at::ArrayRef<double> args) {
+  return activation(std::move(x), handle, name, args, /*inplace=*/true);
+}
+
+FXPASS_REGISTER("activation", activation_new)
+FXPASS_REGISTER("activation_", activation_inplace)
+
+}  // namespace
+}  // namespace fxpass

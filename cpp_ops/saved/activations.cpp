@@ -1,0 +1,87 @@
+#include "saved/activations.h"
+
+#include <ATen/ATen.h>
+
+namespace fxpass {
+namespace {
+
+using at::Tensor;
+using Args = ActivationArgs;
+
+const Activation kActivations[] = {
+    {"relu", 0, [](const Tensor& x, const Args&) { return at::relu(x); },
+     [](Tensor& x, const Args&) { at::relu_(x); },
+     [](const Tensor& g, const Tensor& x, const Args&) { return at::threshold_backward(g, x, 0); },
+     nullptr, true},
+    {"hardtanh", 2, [](const Tensor& x, const Args& a) { return at::hardtanh(x, a[0], a[1]); },
+     [](Tensor& x, const Args& a) { at::hardtanh_(x, a[0], a[1]); },
+     [](const Tensor& g, const Tensor& x, const Args& a) {
+       return at::hardtanh_backward(g, x, a[0], a[1]);
+     },
+     [](Tensor& g, const Tensor& x, const Args& a) {
+       at::hardtanh_backward_out(g, g, x, a[0], a[1]);
+     },
+     true},
+    {"leaky_relu", 1, [](const Tensor& x, const Args& a) { return at::leaky_relu(x, a[0]); },
+     nullptr,
+     [](const Tensor& g, const Tensor& x, const Args& a) {
+       return at::leaky_relu_backward(g, x, a[0], /*self_is_result=*/false);
+     },
+     [](Tensor& g, const Tensor& x, const Args& a) {
+       at::leaky_relu_backward_out(g, g, x, a[0], /*self_is_result=*/false);
+     },
+     true},
+    {"elu", 1, [](const Tensor& x, const Args& a) { return at::elu(x, a[0]); }, nullptr,
+     [](const Tensor& g, const Tensor& x, const Args& a) {
+       return at::elu_backward(g, a[0], 1, 1, /*is_result=*/false, x);
+     },
+     [](Tensor& g, const Tensor& x, const Args& a) {
+       at::elu_backward_out(g, g, a[0], 1, 1, /*is_result=*/false, x);
+     },
+     true},
+    {"hardswish", 0, [](const Tensor& x, const Args&) { return at::hardswish(x); },
+     [](Tensor& x, const Args&) { at::hardswish_(x); },
+     [](const Tensor& g, const Tensor& x, const Args&) { return at::hardswish_backward(g, x); },
+     nullptr, true},
+    {"hardsigmoid", 0, [](const Tensor& x, const Args&) { return at::hardsigmoid(x); },
+     [](Tensor& x, const Args&) { at::hardsigmoid_(x); },
+     [](const Tensor& g, const Tensor& x, const Args&) { return at::hardsigmoid_backward(g, x); },
+     [](Tensor& g, const Tensor& x, const Args&) { at::hardsigmoid_backward_out(g, g, x); }, true},
+    {"silu", 0, [](const Tensor& x, const Args&) { return at::silu(x); },
+     [](Tensor& x, const Args&) { at::silu_(x); },
+     [](const Tensor& g, const Tensor& x, const Args&) { return at::silu_backward(g, x); },
+     [](Tensor& g, const Tensor& x, const Args&) { at::silu_backward_out(g, g, x); }, true},
+    {"mish", 0, [](const Tensor& x, const Args&) { return at::mish(x); },
+     [](Tensor& x, const Args&) { at::mish_(x); },
+     [](const Tensor& g, const Tensor& x, const Args&) { return at::mish_backward(g, x); }, nullptr,
+     true},
+    {"gelu_none", 0, [](const Tensor& x, const Args&) { return at::gelu(x, "none"); }, nullptr,
+     [](const Tensor& g, const Tensor& x, const Args&) { return at::gelu_backward(g, x, "none"); },
+     nullptr, false},
+    {"gelu_tanh", 0, [](const Tensor& x, const Args&) { return at::gelu(x, "tanh"); }, nullptr,
+     [](const Tensor& g, const Tensor& x, const Args&) { return at::gelu_backward(g, x, "tanh"); },
+     nullptr, false},
+    {"softplus", 2, [](const Tensor& x, const Args& a) { return at::softplus(x, a[0], a[1]); },
+     nullptr,
+     [](const Tensor& g, const Tensor& x, const Args& a) {
+       return at::softplus_backward(g, x, a[0], a[1]);
+     },
+     [](Tensor& g, const Tensor& x, const Args& a) {
+       at::softplus_backward_out(g, g, x, a[0], a[1]);
+     },
+     true},
+};
+
+}  // namespace
+
+const Activation& activation_named(c10::string_view name, std::size_t args) {
+  for (const auto& activation : kActivations) {
+    if (name != activation.name) continue;
+    TORCH_CHECK_VALUE(args == activation.args, "fxpass: activation '", name, "' takes ",
+                      activation.args, " arguments besides its input, got ", args);
+    return activation;
+  }
+  TORCH_CHECK_VALUE(false, "fxpass: unknown activation '", name, "'");
+}
+
+}  // namespace fxpass

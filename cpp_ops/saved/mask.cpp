@@ -1,0 +1,81 @@
+#include "saved/mask.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include "saved/codec.h"
+#include "saved/tensors.h"
+
+namespace fxpass {
+
+bool kernels_select_as_aten(at::ScalarType dtype) {
+  return dtype == at::kFloat || dtype == at::kDouble;
+}
+
+ReluMask relu_with_mask(const at::Tensor& x, const at::Tensor& y) {
+  const auto n = x.numel();
+  const auto dtype = *codec::kernel_dtype(x.scalar_type());
+  const auto size = element_size(dtype);
+  auto mask = codec::new_words(x, kernels::words_for(n));
+  auto* bits = codec::words(mask);
+  const auto* src = static_cast<const char*>(x.const_data_ptr());
+  auto* dst = static_cast<char*>(y.data_ptr());
+  std::atomic<bool> negative_zero{false};
+  at::parallel_for(0, mask.numel(), codec::kGrainWords, [&](std::int64_t first, std::int64_t last) {
+    const auto begin = first * kernels::kWordBits, end = std::min(last * kernels::kWordBits, n);
+    if (kernels::kernels().relu_mask(dtype, src + begin * size, dst + begin * size, end - begin,
+                                     bits + first)) {
+      negative_zero = true;
+    }
+  });
+  return {std::move(mask), negative_zero};
+}
+
+namespace {
+
+void select_into(const at::Tensor& grad, const at::Tensor& mask, const at::Tensor& out) {
+  const auto n = grad.numel();
+  const auto dtype = *codec::kernel_dtype(grad.scalar_type());
+  const auto size = element_size(dtype);
+  const auto* src = static_cast<const char*>(grad.const_data_ptr());
+  auto* dst = static_cast<char*>(out.data_ptr());
+  at::parallel_for(0, mask.numel(), codec::kGrainWords, [&](std::int64_t first, std::int64_t last) {
+    const auto begin = first * kernels::kWordBits, end = std::min(last * kernels::kWordBits, n);
+    kernels::kernels().select(dtype, src + begin * size, codec::words(mask) + first, end - begin,
+                              dst + begin * size);
+  });
+}
+
+}  // namespace
+
+MaskSaved::MaskSaved(const at::Tensor& y, const at::Tensor& mask)
+    : mask_(mask, /*is_output=*/false),
+      result_(y),
+      geometry_(Geometry::of(y)),
+      dtype_(y.scalar_type()),
+      canonical_(has_canonical_strides(y)) {}
+
+at::Tensor MaskSaved::select(at::Tensor grad, const char* op) const {
+  const auto mask = mask_.unpack();
+  result_.check_unmodified(op);
+  codec::check_words(mask, kernels::words_for(c10::multiply_integers(geometry_.sizes)), op);
+  const bool same_layout = canonical_ && grad.sizes() == at::IntArrayRef(geometry_.sizes) &&
+                           grad.strides() == at::IntArrayRef(geometry_.strides);
+  if (!same_layout || !codec::is_flat(grad) || !kernels_select_as_aten(grad.scalar_type()) ||
+      grad.scalar_type() != dtype_) {
+    return at::threshold_backward(grad, result_like(mask, grad), 0);
+  }
+  const auto out = is_mine(grad) ? grad : at::empty_like(grad);
+  select_into(grad, mask, out);
+  return out;
+}
+
+// A tensor that threshold_backward tells from the result only by the sign of its comparison.
+at::Tensor MaskSaved::result_like(const at::Tensor& mask, const at::Tensor& grad) const {
+  auto ones = at::empty_strided(geometry_.sizes, geometry_.strides, grad.options().dtype(dtype_));
+  ones.fill_(1);
+  select_into(ones, mask, ones);
+  return ones;
+}
+
+}  // namespace fxpass

@@ -1,0 +1,45 @@
+// The mask recipe: of a ReLU's result one bit an element, `!(y <= 0)`, which is all that its
+// backward reads.
+// Source: aten::threshold_backward(grad, result, 0), a selection by mask.
+#pragma once
+
+#include <torch/csrc/autograd/saved_variable.h>
+
+#include "saved/saved.h"
+
+namespace fxpass {
+
+// fp16 and bf16: ATen's vectorised code rewrites some NaN payloads on the way through float, its
+// scalar tail does not. There ATen itself computes, and the kernels only read.
+bool kernels_select_as_aten(at::ScalarType dtype);
+
+struct ReluMask {
+  at::Tensor mask;     // int64 words
+  bool negative_zero;  // the result holds -0.0, which the mask does not mark but a bitmap must
+};
+
+// Writes relu(x) to y (which may be x) and returns the mask. Both flat, of equal strides.
+ReluMask relu_with_mask(const at::Tensor& x, const at::Tensor& y);
+
+class MaskSaved {
+ public:
+  MaskSaved() = default;
+  // `y`: the result; `mask`: its bits.
+  MaskSaved(const at::Tensor& y, const at::Tensor& mask);
+
+  // The gradient of the ReLU's input, written over `grad` where that is ours alone. Raises if y was
+  // modified in place since; `op` names the consumer.
+  at::Tensor select(at::Tensor grad, const char* op) const;
+  void reset() { mask_.reset_data(); }
+
+ private:
+  at::Tensor result_like(const at::Tensor& mask, const at::Tensor& grad) const;
+
+  torch::autograd::SavedVariable mask_;
+  Identity result_;
+  Geometry geometry_;
+  at::ScalarType dtype_ = at::kFloat;
+  bool canonical_ = false;
+};
+
+}  // namespace fxpass

@@ -1,0 +1,130 @@
+"""Handles that run an op again.
+
+    y = add(a, b)      ->      s = fxpass.rerun_add(a, sa, b, sb)
+                               y = add(a, b)
+                               t = fxpass.bind(s, y)
+
+The handle takes its hold on the inputs before the op runs, which may write to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch.fx import Node
+
+from fxpass.edges import Call
+from fxpass.rewrite.context import Context, dims_of, ints
+
+
+def begin_rerun(context: Context, call: Call) -> Node | None:
+    """Inserts the handle of the call's value in front of it, if the plan restores that value."""
+    if not context.restores(call.node):
+        return None
+    name, args = _HANDLES.get(call.op.name, _activation)(context, call)
+    return context.insert(call.node, name, args)
+
+
+def end_rerun(context: Context, handle: Node | None, value: Node) -> None:
+    """Tells the handle its value, once that is there."""
+    if handle is None:
+        return
+    otherwise = context.handle(value)
+    after = value if otherwise is None else otherwise
+    bound = context.insert(after.next, "bind", [handle, value, otherwise])
+    context.set_handle(value, bound)
+
+
+def rewrite_rerun(context: Context, call: Call) -> Node:
+    """Leaves the call as it is, with a handle beside it where the plan wants one."""
+    end_rerun(context, begin_rerun(context, call), call.node)
+    return call.node
+
+
+def activation_args(call: Call) -> tuple[str, list[float]]:
+    """The name and arguments of an activation as the operator takes them."""
+    name, a = call.op.name, call.arguments
+    if name == "relu6":
+        return "hardtanh", [0.0, 6.0]
+    if name == "gelu":
+        return f"gelu_{a['approximate']}", []
+    return name, [float(v) for k, v in a.items() if k not in ("input", "inplace")]
+
+
+def _dense(context: Context, call: Call, value: Any) -> bool:
+    """Whether a handle may hold on to the first input itself: not if the op writes over it."""
+    return context.keeps(value) and not call.writes
+
+
+def _activation(context: Context, call: Call) -> tuple[str, list[Any]]:
+    value = call.arguments["input"]
+    args = [value, context.handle(value), *activation_args(call), _dense(context, call, value)]
+    return "rerun_activation", args
+
+
+def _add(context: Context, call: Call) -> tuple[str, list[Any]]:
+    minus = str(getattr(call.node.target, "__name__", call.node.target)).strip("_") in _MINUS
+    return "rerun_add", [*_pair(context, call), -1 if minus else 1]
+
+
+def _mul(context: Context, call: Call) -> tuple[str, list[Any]]:
+    return "rerun_mul", _pair(context, call)
+
+
+def _pair(context: Context, call: Call) -> list[Any]:
+    a, b = call.arguments["input"]
+    return [
+        *(a, context.handle(a), _dense(context, call, a)),
+        *(b, context.handle(b), context.keeps(b)),
+    ]
+
+
+def _cat(context: Context, call: Call) -> tuple[str, list[Any]]:
+    tensors = list(call.arguments["input"])
+    return "rerun_cat", [tensors, [context.handle(t) for t in tensors], call.arguments["dim"]]
+
+
+def _contiguous(context: Context, call: Call) -> tuple[str, list[Any]]:
+    value = call.arguments["input"]
+    return "rerun_contiguous", [value, context.handle(value), _dense(context, call, value)]
+
+
+def _max_pool(context: Context, call: Call) -> tuple[str, list[Any]]:
+    a, n = call.arguments, dims_of(call)
+    relu = context.fused_relu(call)
+    value = a["input"] if relu is None else relu.arguments["input"]
+    args = [ints(a[name], n) for name in ("kernel_size", "stride", "padding", "dilation")]
+    args.append(a["ceil_mode"])
+    handle = context.handle(value)
+    return f"rerun_{call.op.name}", [
+        value,
+        handle,
+        *args,
+        relu is not None,
+        _dense(context, call, value),
+    ]
+
+
+def _avg_pool(context: Context, call: Call) -> tuple[str, list[Any]]:
+    a, n, value = call.arguments, dims_of(call), call.arguments["input"]
+    args = [ints(a[name], n) for name in ("kernel_size", "stride", "padding")]
+    args += [a["ceil_mode"], a["count_include_pad"], a["divisor_override"]]
+    return f"rerun_{call.op.name}", [
+        value,
+        context.handle(value),
+        *args,
+        _dense(context, call, value),
+    ]
+
+
+_MINUS = ("sub", "isub")
+_HANDLES: dict[str, Callable[[Context, Call], tuple[str, list[Any]]]] = {
+    "add": _add,
+    "add_": _add,
+    "mul": _mul,
+    "cat": _cat,
+    "contiguous": _contiguous,
+    **{f"avg_pool{n}d": _avg_pool for n in (1, 2, 3)},
+    **{f"max_pool{n}d": _max_pool for n in (1, 2, 3)},
+}
