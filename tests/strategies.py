@@ -8,6 +8,7 @@ networks are valid; a few are not, on purpose (eager raises, and so must the com
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -24,6 +25,8 @@ from strategies_spatial import (
 )
 from strategies_values import FILLS
 
+Shape = tuple[int, ...]
+
 RELU_SPELLINGS = ("module", "F", "torch", "method", "shared")
 RELU_IN_PLACE = ("module_inplace", "F_inplace", "torch_inplace", "method_inplace")
 HOOKS = ("forward", "forward_pre", "backward", "doubles")
@@ -31,39 +34,38 @@ HOOKS = ("forward", "forward_pre", "backward", "doubles")
 # What follows what, as weights. A value is named by the op that made it.
 _AFTER_INPUT = {"conv": 6, "batch_norm": 2, "relu": 5, "linear": 1, "max_pool": 1, "block": 1,
                 "residual": 2}  # fmt: skip
-_AFTER_RELU = {"conv": 10, "max_pool": 9, "linear": 3, "add": 2, "flatten": 2, "view": 2,
+_AFTER_RELU = {"conv": 10, "max_pool": 9, "linear": 3, "add": 2, "flatten": 2, "view": 4,
                "other": 2, "avg_pool": 2, "adaptive_avg_pool": 2, "adaptive_max_pool": 2,
                "relu": 1, "dropout": 2, "cat": 1, "batch_norm": 1, "mul": 1, "residual": 1,
                "activation": 1, "stochastic_depth": 1}  # fmt: skip
 _AFTER_CONV = {"relu": 12, "batch_norm": 9, "add": 2, "conv": 1, "cat": 1, "block": 1, "mul": 1,
-               "other": 1, "view": 1, "again": 1, "max_pool": 1, "avg_pool": 1, "activation": 4,
+               "other": 1, "view": 2, "again": 1, "max_pool": 1, "avg_pool": 1, "activation": 4,
                "conv_transpose": 1, "residual": 1}  # fmt: skip
 _AFTER_NORM = {"relu": 8, "activation": 8, "add": 3, "conv": 1, "other": 1, "block": 1, "again": 1,
                "stochastic_depth": 1, "mul": 1}  # fmt: skip
 _AFTER_ACTIVATION = {"conv": 9, "max_pool": 2, "avg_pool": 2, "add": 2, "mul": 3, "dropout": 2,
-                     "cat": 2, "linear": 2, "view": 2, "batch_norm": 1, "other": 1, "flatten": 1,
+                     "cat": 2, "linear": 2, "view": 3, "batch_norm": 1, "other": 1, "flatten": 1,
                      "activation": 1, "stochastic_depth": 1}  # fmt: skip
 _FLAT = {"relu": 4, "linear": 4, "add": 1, "cat": 1, "dropout": 2, "other": 1, "mul": 1, "again": 1,
          "batch_norm": 2, "activation": 2}  # fmt: skip
 _OTHERS = ("sigmoid", "tanh", "erf", "square", "plus_one", "half_inplace", "detach")
-_VIEWS = (
-    "unsqueeze_squeeze",
-    "transpose",
-    "transpose_contiguous",
-    "every_second",
-    "all_but_first",
-    "chunk_first",
-    "chunk_swapped",
-    "split_cat",
-    *("shuffled",) * 3,
-    "narrow",
-)
+# The views by name, and of which shapes they can be taken.
+_VIEWS: dict[str, Callable[[Shape], bool]] = {
+    "unsqueeze_squeeze": lambda shape: True,
+    "transpose": lambda shape: True,
+    "transpose_contiguous": lambda shape: True,
+    "every_second": lambda shape: True,
+    "all_but_first": lambda shape: shape[-1] > 1,
+    "chunk_first": lambda shape: True,
+    "chunk_swapped": lambda shape: shape[1] > 1,
+    "split_cat": lambda shape: shape[1] > 1,
+    "shuffled": lambda shape: shape[1] % 2 == 0 and len(shape) > 2,
+    "narrow": lambda shape: True,
+}
 
 _ADDS = ("operator", "operator", "torch", "method", "alpha", "sub", "inplace", "inplace_sub")
 _MULS = ("operator", "torch", "method", "number", "gate", "gate first")
 _SHAPELESS = {"dropout": dropout, "stochastic_depth": stochastic_depth, "batch_norm": batch_norm}
-
-Shape = tuple[int, ...]
 
 
 @st.composite
@@ -249,20 +251,14 @@ class _State:
 
     def _view(self, source: int) -> tuple[Layer, Shape]:
         shape = self.shapes[source]
-        how = self.draw(st.sampled_from(_VIEWS))
+        how = self.draw(st.sampled_from([name for name, fits in _VIEWS.items() if fits(shape)]))
         if how.startswith("transpose"):
             shape = (*shape[:-2], shape[-1], shape[-2])
         elif how in ("every_second", "chunk_first"):
             shape = (shape[0], (shape[1] + 1) // 2, *shape[2:])
         elif how == "narrow":
             shape = (shape[0], 1, *shape[2:])
-        elif how in ("chunk_swapped", "split_cat", "shuffled"):
-            odd = how == "shuffled" and (shape[1] % 2 or len(shape) == 2)
-            how = "unsqueeze_squeeze" if shape[1] < 2 else "chunk_swapped" if odd else how
         elif how == "all_but_first":
-            if shape[-1] < 2:
-                how = "unsqueeze_squeeze"
-            else:
-                shape = (*shape[:-1], shape[-1] - 1)
+            shape = (*shape[:-1], shape[-1] - 1)
         args = {"channels": shape[1], "dims": len(shape) - 2}
         return Layer("view", (source,), how, args), shape

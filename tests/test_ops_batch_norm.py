@@ -416,3 +416,17 @@ def test_never_more_than_eager(frozen, training, activation):
         compiled = assert_exact(model, x, steps=1)
         # Copies of a few vectors of one element a channel.
         assert_saves_no_more(model, compiled, x, slack=6 * 8 * 4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("activation", ["relu_", "relu", "hardswish_", "relu6_", "silu_", "silu"])
+@pytest.mark.parametrize("shape", [(0, 3, 4, 5), (2, 3, 1, 5), (2, 1, 4, 5), (1, 3, 4, 1)])
+def test_empty_and_one_element_wide_inputs_have_eagers_strides(shape, activation, training):
+    # Where a size is 1 a tensor is of both memory formats, and ATen's ops differ in their choice.
+    x = values(shape).requires_grad_()
+    of_conv = nn.Conv2d(shape[1], shape[1], 1).to(memory_format=torch.channels_last)
+    for image in (x, x.detach().to(memory_format=torch.channels_last).requires_grad_()):
+        for reader in (False, True):
+            norm = fill_parameters(Normed(shape, activation, reader)).train(training)
+            for model in (norm, nn.Sequential(of_conv, norm)):
+                assert_exact(model, image, steps=1, may_raise=True)

@@ -140,7 +140,7 @@ def test_the_generator_covers_what_it_should():
         batch_norm -> relu|batch_norm -> activation|activation -> conv|activation -> mul
         op activation as F|op activation as module_inplace|op residual|op stochastic_depth
         op mul as gate|op mul as gate first|op mul as number|op add as sub|op add as inplace_sub
-        op view as chunk_swapped|op view as split_cat
+        op view as chunk_first|op view as chunk_swapped|op view as split_cat|op view as shuffled
         dropout of each element|dropout of each alpha|dropout of each channel
         activation relu|activation relu6|activation hardtanh|activation leaky_relu|activation elu
         activation hardswish|activation hardsigmoid|activation silu|activation mish

@@ -34,8 +34,8 @@ def image(dtype=torch.float32, layout="contiguous"):
 
 # ---- known blocks ------------------------------------------------------------------------------
 
-# What is run again, by network, and the share of eager's saved bytes that is kept at most. A ReLU in
-# front of a sum is `rerun_activation`.
+# What is run again, by network, and the share of eager's saved bytes that is kept at most. A ReLU
+# in front of a sum is `rerun_activation`.
 AGAIN = {
     "residual": ("rerun_activation rerun_add", 0.53),
     "residual in place": ("rerun_activation rerun_add", 0.53),

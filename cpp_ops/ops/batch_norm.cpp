@@ -25,6 +25,7 @@ struct BatchNormArgs {
   bool training;
   double momentum, eps;
   std::optional<BoundActivation> activation;
+  bool inplace;  // the activation, in eager
 
   bool relu() const { return activation && std::string_view(activation->op->name) == "relu"; }
 };
@@ -188,8 +189,14 @@ Result normalize_and_record(const at::Tensor& x, const std::optional<SavedPtr>& 
     auto y = at::batch_norm(x, a.weight, a.bias, a.running_mean, a.running_var, a.training,
                             a.momentum, a.eps, /*cudnn_enabled=*/true);
     swap::batch_norm_input_by_handle(y, x, handle);
-    if (a.relu()) return fxpass::relu(y);
-    if (a.activation) y = a.activation->op->forward(y, a.activation->args);
+    if (!a.activation) return {std::move(y), c10::make_intrusive<Saved>()};
+    // Out of place ATen may choose other strides.
+    if (a.relu()) return a.inplace ? fxpass::relu_(y) : fxpass::relu(y);
+    if (a.inplace) {
+      a.activation->op->forward_(y, a.activation->args);
+    } else {
+      y = a.activation->op->forward(y, a.activation->args);
+    }
     return {std::move(y), c10::make_intrusive<Saved>()};
   }
   const auto node = make_node<BatchNormNode>(x, a.weight, a.bias);
@@ -242,10 +249,13 @@ Result batch_norm(const at::Tensor& x, const std::optional<SavedPtr>& handle,
                   const OptionalTensor& running_mean, const OptionalTensor& running_var,
                   const OptionalTensor& num_batches_tracked, bool training,
                   std::optional<double> momentum, double eps, std::int64_t dims,
-                  std::optional<c10::string_view> activation, at::ArrayRef<double> arguments) {
+                  std::optional<c10::string_view> activation, at::ArrayRef<double> arguments,
+                  bool inplace) {
   std::optional<BoundActivation> bound;
   if (activation) {
     bound = {&activation_named(*activation, arguments.size()), arguments.vec()};
+    TORCH_CHECK_VALUE(!inplace || bound->op->forward_ != nullptr, "fxpass: activation '",
+                      *activation, "' has no in-place form here");
   }
   check_dims(x, dims);
   if (num_batches_tracked.has_value()) {
@@ -257,7 +267,7 @@ Result batch_norm(const at::Tensor& x, const std::optional<SavedPtr>& handle,
   return normalize_and_record(
       x, handle,
       {tensor(weight), tensor(bias), tensor(running_mean), tensor(running_var), training,
-       momentum.value_or(0.0), eps, std::move(bound)});
+       momentum.value_or(0.0), eps, std::move(bound), inplace});
 }
 
 TORCH_LIBRARY_FRAGMENT(fxpass, m) {
@@ -265,7 +275,7 @@ TORCH_LIBRARY_FRAGMENT(fxpass, m) {
       "batch_norm(Tensor x, __torch__.torch.classes.fxpass.Saved? saved, Tensor? weight, "
       "Tensor? bias, Tensor(a!)? running_mean, Tensor(b!)? running_var, "
       "Tensor(c!)? num_batches_tracked, bool training, float? momentum, float eps, int dims=0, "
-      "str? activation=None, float[] arguments=[]) "
+      "str? activation=None, float[] arguments=[], bool inplace=False) "
       "-> (Tensor, __torch__.torch.classes.fxpass.Saved)");
 }
 

@@ -70,8 +70,6 @@ std::tuple<at::Tensor, SavedPtr> relu(const at::Tensor& x) {
   return {std::move(y), std::move(handle)};
 }
 
-namespace {
-
 std::tuple<at::Tensor, SavedPtr> relu_(at::Tensor x) {
   // A view's history is rebased on its base (CopySlices); ATen's own node does that as it should.
   if (!torch::autograd::compute_requires_grad(x) || !codec::is_flat(x) || has_tangent(x) ||
@@ -93,6 +91,8 @@ std::tuple<at::Tensor, SavedPtr> relu_(at::Tensor x) {
   auto handle = handle_of(x, result);
   return {x, std::move(handle)};
 }
+
+namespace {
 
 TORCH_LIBRARY_FRAGMENT(fxpass, m) {
   m.def("relu(Tensor x) -> (Tensor, __torch__.torch.classes.fxpass.Saved)");

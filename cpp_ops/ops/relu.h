@@ -1,4 +1,4 @@
-// relu with its handle (the op fxpass::relu), for the ops that fall back on it.
+// relu with its handle (the ops fxpass::relu and relu_), for the ops that fall back on it.
 #pragma once
 
 #include "saved/saved.h"
@@ -6,5 +6,6 @@
 namespace fxpass {
 
 std::tuple<at::Tensor, SavedPtr> relu(const at::Tensor& x);
+std::tuple<at::Tensor, SavedPtr> relu_(at::Tensor x);
 
 }  // namespace fxpass

@@ -38,7 +38,9 @@ def rewrite_batch_norm(context: Context, call: Call) -> Node:
             stats = [None, None]
         dims = dims_of(call)
     after = context.activation_after(call)
-    activation = (None, []) if after is None else activation_args(after)
+    activation: tuple[Any, ...] = ()
+    if after is not None:
+        activation = (*activation_args(after), after.arguments.get("inplace", False))
     args = [value, context.handle(value), *affine, *stats, count, training, momentum, a["eps"]]
     new = context.op_with_handle(call, "batch_norm", [*args, dims, *activation])
     if after is not None:
