@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from fxpass._oracle import (
     Difference,
@@ -71,12 +72,20 @@ def verify(model: nn.Module, *inputs: Any, steps: int = 3, loss_fn: LossFn | Non
 
     Raises:
         MismatchError: naming everything that differs, what came first in front.
+        TypeError: `model` is no nn.Module.
+        ValueError: `steps` is below 1, or a lazy module was not called yet.
 
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected model to be an nn.Module, got {type(model).__name__}")
     if steps < 1:
         raise ValueError(f"expected steps to be at least 1, got {steps}")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise ValueError(
+                f"expected a model with values to start from, got {name!r} uninitialized: call the"
+                " model (a lazy module) once with these inputs first"
+            )
     original, compiled = _pair(model, inputs)
     counts: dict[str, int] = {}
     for input_grads in (False, True):

@@ -14,6 +14,7 @@ from torch import nn
 
 import fxpass
 import fxpass.runtime.unit as unit_module
+from fxpass.runtime.module import CompiledModule
 
 
 @pytest.fixture
@@ -370,3 +371,16 @@ def test_calls_from_several_threads(traces):
     for one in found:
         assert_same(expected, one)
     assert len(traces) == 2  # one by compile, in training mode; one by whoever came first
+
+
+def test_a_lazy_module_becomes_what_eager_makes_of_it():
+    model = nn.LazyConv2d(4, 3)
+    compiled = fxpass.compile(model)
+    assert isinstance(compiled, nn.LazyConv2d)
+    compiled(torch.randn(2, 3, 8, 8))
+    assert type(model) is nn.Conv2d
+    assert isinstance(compiled, nn.Conv2d)
+    assert isinstance(compiled, CompiledModule)
+    assert compiled.original is model
+    assert compiled.weight is model.weight
+    assert isinstance(copy.deepcopy(compiled), nn.Conv2d)

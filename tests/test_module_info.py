@@ -269,11 +269,7 @@ def alone(module):
     return module
 
 
-# The class of a lazy module changes in its first call, and a compiled one cannot follow.
-REFUSED = pytest.mark.xfail(raises=TypeError, strict=True, reason="__class__ assignment")
-
-
-@pytest.mark.parametrize("wrap", [pytest.param(alone, marks=REFUSED), nn.Sequential])
+@pytest.mark.parametrize("wrap", [alone, nn.Sequential])
 @pytest.mark.parametrize("name", LAZY)
 def test_the_first_call_of_a_lazy_module(name, wrap):
     expected, found = first_call(name, wrap, False), first_call(name, wrap, True)

@@ -285,6 +285,11 @@ def test_verify_checks_its_arguments():
         fxpass.verify(Model(), X, steps=0)
     with pytest.raises(ValueError, match="no floating tensor"):
         fxpass.verify(nn.Identity(), torch.tensor([1]))
+    lazy = nn.Sequential(nn.LazyLinear(4))
+    with pytest.raises(ValueError, match=r"'0\.weight' uninitialized: call the model"):
+        fxpass.verify(lazy, X)
+    lazy(X)
+    assert fxpass.verify(lazy, X).gradients == 3
 
 
 def test_the_report(monkeypatch):

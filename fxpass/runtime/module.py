@@ -24,6 +24,8 @@ _EAGER: ContextVar[tuple[int, ...]] = ContextVar("_EAGER", default=())
 """The compiled modules (by id) that run eagerly in this context."""
 
 
+_SET_CLASS: Any = object.__dict__["__class__"].__set__
+
 if TYPE_CHECKING:
     _Base = nn.Module
 else:
@@ -83,6 +85,16 @@ class CompiledModule(IsCompiled, _Base):
     @forward.deleter
     def forward(self) -> None:
         del self.__dict__["forward"]
+
+    @property
+    def __class__(self) -> Any:
+        """Its class. A lazy module, in its first call, gives itself another: the model then too."""
+        return type(self)
+
+    @__class__.setter
+    def __class__(self, cls: Any) -> None:
+        self._fxpass_original.__class__ = cls
+        _SET_CLASS(self, _class_of(cls))
 
     def _fxpass_forward(self, *args: Any, **kwargs: Any) -> Any:
         if runs_eagerly() or id(self) in _EAGER.get():
