@@ -10,6 +10,7 @@
 #include "ops/relu.h"
 #include "ops/swap.h"
 #include "saved/affine.h"
+#include "saved/aten_kernels.h"
 #include "saved/bitmap.h"
 #include "saved/codec.h"
 #include "saved/mask.h"
@@ -29,6 +30,28 @@ struct BatchNormArgs {
 
   bool relu() const { return activation && std::string_view(activation->op->name) == "relu"; }
 };
+
+// aten::native_batch_norm_backward, the input's gradient written over the output's where that is
+// ours alone.
+variable_list gradients(at::Tensor grad, const at::Tensor& x, const aten::BatchNorm& b,
+                        std::array<bool, 3> wanted) {
+  const bool in_place = aten::kHasStubs && wanted[0] && is_mine(grad) && codec::is_flat(x) &&
+                        codec::is_flat(grad) && has_canonical_strides(x) &&
+                        grad.strides() == x.strides() && grad.sizes() == x.sizes() &&
+                        grad.scalar_type() == x.scalar_type();
+  if (!in_place) {
+    auto [of_input, of_weight, of_bias] =
+        at::native_batch_norm_backward(grad, x, b.weight, b.running_mean, b.running_var, b.mean,
+                                       b.invstd, b.training, b.eps, wanted);
+    return {std::move(of_input), std::move(of_weight), std::move(of_bias)};
+  }
+  const auto vector = [&](bool is_wanted) {
+    return is_wanted ? at::empty({x.size(1)}, x.options()) : at::Tensor();
+  };
+  const auto of_weight = vector(wanted[1]), of_bias = vector(wanted[2]);
+  aten::batch_norm_backward(grad, x, b, grad, of_weight, of_bias);
+  return {std::move(grad), of_weight, of_bias};
+}
 
 class BatchNormNode final : public FxNode {
  public:
@@ -73,11 +96,10 @@ class BatchNormNode final : public FxNode {
     if (activation_) {
       grads[0] = normalize::activation_backward(std::move(grads[0]), x, *vectors_, *activation_);
     }
-    auto result = at::native_batch_norm_backward(
-        grads[0], x, weight, running_mean, running_var, mean_.unpack(), invstd_.unpack(), training_,
-        eps_, {task_should_compute_output(0), need_weight, task_should_compute_output(2)});
-    return {std::move(std::get<0>(result)), std::move(std::get<1>(result)),
-            std::move(std::get<2>(result))};
+    return gradients(
+        std::move(grads[0]), x,
+        {weight, running_mean, running_var, mean_.unpack(), invstd_.unpack(), training_, eps_},
+        {task_should_compute_output(0), need_weight, task_should_compute_output(2)});
   }
 
   void release() override {

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "saved/aten_kernels.h"
 #include "saved/codec.h"
 #include "saved/tensors.h"
 
@@ -106,6 +107,10 @@ Sums sums_of(const at::Tensor& x, const Layout& layout) {
   const auto channels = layout.channels;
   const Sums out{at::empty({channels}, x.options()), at::empty({channels}, x.options()),
                  layout.images * layout.plane};
+  if (layout.nhwc) {
+    aten::batch_norm_sums(x, out.mean, out.var_sum);
+    return out;
+  }
   const kernels::Planes planes{layout.images, channels, layout.plane};
   const auto dtype = *codec::kernel_dtype(x.scalar_type());
   constexpr std::int64_t kGroup = 8;  // the kernel's own
@@ -175,8 +180,9 @@ std::optional<Statistics> statistics_for(const at::Tensor& x, const Layout& layo
              : statistics_of<double>(x, layout, running_mean, running_var, momentum, eps);
 }
 
-bool statistics_trial(at::ScalarType dtype) {
-  const auto x = trial_values({3, 19, 6, 6}, dtype);
+bool statistics_trial(at::ScalarType dtype, bool nhwc) {
+  auto x = trial_values({3, 19, 6, 6}, dtype);
+  if (nhwc) x = x.contiguous(at::MemoryFormat::ChannelsLast);
   auto mean = at::zeros({19}, x.options()), var = at::ones({19}, x.options());
   auto our_mean = mean.clone(), our_var = var.clone();
   const at::Tensor none;
@@ -353,11 +359,13 @@ at::Tensor activation_backward(at::Tensor grad, const at::Tensor& x, const Vecto
 std::optional<Statistics> statistics(const at::Tensor& x, const Layout& layout,
                                      const at::Tensor& running_mean, const at::Tensor& running_var,
                                      double momentum, double eps) {
-  static std::atomic<Verdict> verdicts[2];
+  static std::atomic<Verdict> verdicts[2][2];
   const auto dtype = *codec::kernel_dtype(x.scalar_type());
-  if (!kUpdatesAsAten || layout.nhwc || !kernels::stats_are_atens(dtype, layout.plane)) return {};
-  const bool proven = holds(verdicts[x.scalar_type() == at::kDouble],
-                            [&] { return statistics_trial(x.scalar_type()); });
+  const bool sums_as_aten =
+      layout.nhwc ? aten::kHasStubs : kernels::stats_are_atens(dtype, layout.plane);
+  if (!kUpdatesAsAten || !sums_as_aten) return {};
+  const bool proven = holds(verdicts[x.scalar_type() == at::kDouble][layout.nhwc],
+                            [&] { return statistics_trial(x.scalar_type(), layout.nhwc); });
   if (!proven) return {};
   return statistics_for(x, layout, running_mean, running_var, momentum, eps);
 }
