@@ -439,7 +439,7 @@ def test_empty_and_one_element_wide_inputs_have_eagers_strides(shape, activation
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("activation", ["none", "relu", "silu"])
 def test_the_gradient_is_written_over_the_one_given(layout, training, activation):
-    x = values((4, 16, 32, 32), layout=layout).requires_grad_()
+    x = values((8, 16, 64, 64), layout=layout).requires_grad_()
     model = nn.Sequential(nn.BatchNorm2d(16), ACTIVATIONS[activation]()).train(training)
     compiled = fxpass.compile(model)
     for _ in range(2):  # the first time trials run
