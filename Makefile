@@ -25,7 +25,7 @@ lint: $(VENV)/.installed
 	ruff check .
 	ruff format --check .
 	mypy
-	clang-format --dry-run --Werror $(CPP)
+	@clang-format --dry-run --Werror $(CPP)
 
 format: $(VENV)/.installed
 	ruff check --fix .

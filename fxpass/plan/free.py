@@ -48,8 +48,9 @@ class _FreePlanner:
             call = edges.calls.get(node)
             if call is not None and _is_sparse(call, self.sparse):
                 self.sparse.add(node)
-        batch_norms = (batch_norm_fused_with(c, edges) for c in edges.calls.values())
-        self.fused = {call.node for call in batch_norms if call is not None}
+        pairs = {c.node: batch_norm_fused_with(c, edges) for c in edges.calls.values()}
+        self.fused = {norm.node for norm in pairs.values() if norm is not None}
+        self.with_norm = {node for node, norm in pairs.items() if norm is not None}
         self.needed = self._needed()
         self.sources: dict[Node, list[Node]] = {}
         for node in self.nodes:
@@ -66,7 +67,7 @@ class _FreePlanner:
             call = self.edges.calls.get(node)
             if _is_view(call):
                 continue  # the value it lies in has the recipe
-            if not savers and node not in self.restored and node not in self.kept:
+            if not savers and node not in self.with_norm | self.restored | self.kept:
                 continue
             if node in self.fused:
                 continue  # it is never there
@@ -75,7 +76,7 @@ class _FreePlanner:
         return Plan(tuple(choices))
 
     def _choose(self, node: Node, call: Call | None) -> tuple[Recipe, str]:
-        if call is not None and batch_norm_fused_with(call, self.edges) is not None:
+        if node in self.with_norm:
             return Recipe.AFFINE, "one op with the batch norm, which keeps its own input"
         if node in self.restored and call is not None:
             if call.op.name.startswith("batch_norm"):
