@@ -2,10 +2,12 @@
 
 import pytest
 import torch
-from _bits import LAYOUTS, Upstream, check, check_errors_too, examples, twin, values
+from _bits import LAYOUTS, Upstream, bits, check, check_errors_too, examples, twin, values
 from hypothesis import example, given
 from hypothesis import strategies as st
 from strategies_values import FILLS
+
+from fxpass import memory
 
 ops = torch.ops.fxpass
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -188,3 +190,50 @@ def test_the_handle_restores_the_result(x):
         return ops.linear(y, handle, w)
 
     check(through(torch.relu, torch.nn.functional.linear), with_handle, [x, weight])
+
+
+# ---- gradients with gaps -----------------------------------------------------------------------
+
+
+@st.composite
+def with_gaps(draw):
+    """A shape, and the slices of a larger tensor that have it."""
+    dims = draw(st.integers(1, 5))
+    sizes = [draw(st.sampled_from([1, 2, 2, 3, 5, 17, 40])) for _ in range(dims)]
+    gaps = [draw(st.sampled_from([0, 0, 0, 1, 3])) for _ in range(dims)]
+    starts = [draw(st.integers(0, gap)) for gap in gaps]
+    cut = tuple(slice(s, s + n) for s, n in zip(starts, sizes, strict=True))
+    return sizes, [n + gap for n, gap in zip(sizes, gaps, strict=True)], cut
+
+
+@examples(250)
+@given(
+    with_gaps(),
+    st.sampled_from(["contiguous", "channels_last", "transposed"]),
+    st.sampled_from(["contiguous", "channels_last"]),
+    st.sampled_from([*DTYPES, torch.float32]),
+    st.sampled_from(FILLS),
+    st.sampled_from([1, 2]),
+)
+def test_a_gradient_with_gaps(shape, gradient_layout, layout, dtype, fill, threads):
+    sizes, around, cut = shape
+    upstream = values(around, dtype, fill, gradient_layout, seed=5)[cut]
+    x = values(sizes, dtype, "edges", layout).requires_grad_()
+    torch.set_num_threads(threads)
+    try:
+        (found,) = torch.autograd.grad(ours(x), x, upstream)
+        (expected,) = torch.autograd.grad(torch.relu(x), x, upstream)
+    finally:
+        torch.set_num_threads(2)
+    assert found.stride() == expected.stride()
+    assert bits(found).equal(bits(expected))
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_a_gradient_with_gaps_takes_no_more_memory_than_eager(layout):
+    x = values((3, 40, 64, 65), layout=layout).requires_grad_()
+    upstream = values((3, 99, 64, 65), layout=layout)[:, 30:70]
+    y = ours(x)
+    with memory.track() as tracked:
+        torch.autograd.grad(y, x, upstream)
+    assert tracked.peak_bytes < 1.1 * x.nbytes

@@ -2,6 +2,8 @@
 
 import copy
 import importlib
+import itertools
+import operator
 import random
 import re
 
@@ -270,6 +272,23 @@ def test_verify_says_when_the_model_does_not_equal_itself(monkeypatch):
     compiled_is(monkeypatch, Counter())
     with pytest.raises(MismatchError, match="nothing is proven: the unmodified model"):
         fxpass.verify(Counter(), X)
+
+
+def test_each_recording_finds_other_bits_in_free_memory():
+    # What a kernel reads that nobody wrote must not be the same twice.
+    found = []
+
+    def reads(x):
+        blocks = [torch.empty(1 << k, dtype=torch.int32) for k in range(4, 17) for _ in range(4)]
+        found.append(tuple(block[-1].item() for block in blocks))
+        for block in blocks:
+            block.fill_(7)
+        return x * 2
+
+    for _ in range(4):
+        record(reads, (torch.zeros(3),), Loop(1))
+    for before, after in itertools.pairwise(found):
+        assert sum(map(operator.ne, before, after)) > len(before) / 2
 
 
 def test_verify_lets_the_models_own_error_through(monkeypatch):

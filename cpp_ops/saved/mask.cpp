@@ -4,6 +4,7 @@
 #include <ATen/Parallel.h>
 
 #include "saved/codec.h"
+#include "saved/rows.h"
 #include "saved/tensors.h"
 
 namespace fxpass {
@@ -46,6 +47,23 @@ void select_into(const at::Tensor& grad, const at::Tensor& mask, const at::Tenso
   });
 }
 
+// The same from a gradient with gaps, which is copied a piece at a time into the cache.
+void select_rows_into(const Rows& rows, const at::Tensor& mask, const at::Tensor& out) {
+  const auto n = out.numel();
+  const auto dtype = *codec::kernel_dtype(out.scalar_type());
+  const auto size = element_size(dtype);
+  auto* dst = static_cast<char*>(out.data_ptr());
+  at::parallel_for(0, mask.numel(), codec::kGrainWords, [&](std::int64_t first, std::int64_t last) {
+    for (auto word = first; word < last; word += codec::kGrainWords) {
+      const auto until = std::min(word + codec::kGrainWords, last);
+      const auto begin = word * kernels::kWordBits, end = std::min(until * kernels::kWordBits, n);
+      rows.copy(begin, end, dst + begin * size);
+      kernels::kernels().select(dtype, dst + begin * size, codec::words(mask) + word, end - begin,
+                                dst + begin * size);
+    }
+  });
+}
+
 }  // namespace
 
 MaskSaved::MaskSaved(const at::Tensor& y, const at::Tensor& mask)
@@ -59,15 +77,21 @@ at::Tensor MaskSaved::select(at::Tensor grad, const char* op) const {
   const auto mask = mask_.unpack();
   result_.check_unmodified(op);
   codec::check_words(mask, kernels::words_for(c10::multiply_integers(geometry_.sizes)), op);
-  const bool same_layout = canonical_ && grad.sizes() == at::IntArrayRef(geometry_.sizes) &&
-                           grad.strides() == at::IntArrayRef(geometry_.strides);
-  if (!same_layout || !codec::is_flat(grad) || !kernels_select_as_aten(grad.scalar_type()) ||
-      grad.scalar_type() != dtype_) {
-    return at::threshold_backward(grad, result_like(mask, grad), 0);
+  const at::IntArrayRef strides = geometry_.strides;
+  const bool by_kernels = canonical_ && grad.sizes() == at::IntArrayRef(geometry_.sizes) &&
+                          codec::is_plain(grad) && grad.scalar_type() == dtype_ &&
+                          kernels_select_as_aten(dtype_);
+  if (by_kernels && grad.strides() == strides) {
+    const auto out = is_mine(grad) ? grad : at::empty_like(grad);
+    select_into(grad, mask, out);
+    return out;
   }
-  const auto out = is_mine(grad) ? grad : at::empty_like(grad);
-  select_into(grad, mask, out);
-  return out;
+  if (const auto rows = by_kernels ? Rows::of(grad, strides) : std::nullopt) {
+    const auto out = at::empty_strided(grad.sizes(), strides, grad.options());
+    select_rows_into(*rows, mask, out);
+    return out;
+  }
+  return at::threshold_backward(grad, result_like(mask, grad), 0);
 }
 
 // A tensor that threshold_backward tells from the result only by the sign of its comparison.
