@@ -87,6 +87,7 @@ at::Tensor MaskSaved::select(at::Tensor grad, const char* op) const {
     return out;
   }
   if (const auto rows = by_kernels ? Rows::of(grad, strides) : std::nullopt) {
+    // ATen's op gives its result the strides of the ReLU's, whatever the gradient's are.
     const auto out = at::empty_strided(grad.sizes(), strides, grad.options());
     select_rows_into(*rows, mask, out);
     return out;

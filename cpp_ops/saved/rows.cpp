@@ -16,12 +16,8 @@ std::optional<Rows> Rows::of(const at::Tensor& tensor, at::IntArrayRef strides) 
   Rows rows;
   rows.data_ = static_cast<const char*>(tensor.const_data_ptr());
   rows.item_ = static_cast<std::int64_t>(tensor.itemsize());
-  for (std::size_t i = 0; i < order.size(); ++i) {
-    const auto d = order[i];
-    // Of a dimension of size 1 no stride tells the place.
-    if (sizes[d] < 2 || given[d] < 1) return {};
-    if (i > 0 && given[order[i - 1]] < sizes[d] * given[d]) return {};
-    rows.outer_.push_back({sizes[d], given[d]});
+  for (const auto d : order) {
+    if (sizes[d] != 1) rows.outer_.push_back({sizes[d], given[d]});
   }
   while (!rows.outer_.empty() && rows.outer_.back().stride == rows.row_) {
     rows.row_ *= rows.outer_.back().size;

@@ -11,10 +11,8 @@ namespace fxpass {
 
 class Rows {
  public:
-  // Nothing unless the dimensions lie in `tensor` in the order that `strides` gives them, without
-  // repetition, and the rows are worth a copy each. `strides`: of a dense tensor of its sizes.
-  //
-  // Then an elementwise op of ATen on the two gives its result those strides.
+  // In the order of a dense tensor of its sizes with these strides. Nothing unless the rows are
+  // worth a copy each.
   static std::optional<Rows> of(const at::Tensor& tensor, at::IntArrayRef strides);
 
   // Copies elements [begin, end) of the dense order to `to`.
