@@ -1,6 +1,7 @@
 """Elementwise activations behind a batch norm, and anywhere: eager's bits, and what is kept."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -391,3 +392,13 @@ def test_without_gradients_nothing_is_kept(mode):
                 out = compiled(x)
                 assert memory.live_bytes == out.nbytes, all_operators(compiled)
             del out
+
+
+@pytest.mark.parametrize("reader", [nn.Identity, partial(nn.MaxPool2d, 2)])
+@pytest.mark.parametrize("name", [name for name in ACTIVATIONS if name.endswith("_")])
+def test_what_is_computed_in_place_and_written_over(name, reader):
+    # Some keep their result (leaky_relu_): eager's backward then raises, and so must ours.
+    model = nn.Sequential(
+        nn.Conv2d(2, 3, 1), ACTIVATIONS[name](), nn.ReLU(inplace=True), reader(), nn.Conv2d(3, 2, 1)
+    )
+    assert_exact(model, values((2, 2, 6, 6)).requires_grad_(), steps=1, may_raise=True)

@@ -90,9 +90,10 @@ class Edges:
         if value.op == "call_module" and str(value.target) in self.hooked:
             return False
         call = self.calls.get(value)
-        if call is not None:
-            return not (call.op.saves_result or call.op.shares_storage or call.op.name == "shape")
-        return False
+        # What is computed in place may be what the op keeps, as leaky_relu_ and elu_ do.
+        if call is None or call.writes or call.op.name == "shape":
+            return False
+        return not (call.op.saves_result or call.op.shares_storage)
 
     def is_tensor(self, value: Node) -> bool:
         """Whether `value` is known to be a tensor, and one only."""
