@@ -1,21 +1,22 @@
 """Models by name: saved bytes, peak bytes and step time of fxpass against eager, and exactness.
 
     python -m bench.zoo                          the figures this project promises
-    python -m bench.zoo --models resnet50,densenet121 --what saved,peak
+    python -m bench.zoo --models resnet50,densenet121 --what saved,peak,conv
+    python -m bench.zoo --models resnet50 --what hooked,compile
     python -m bench.zoo --models vgg16 --what exact --threads 1,2 \
         --memory-format contiguous,channels_last
 
-fp32, training mode, cross-entropy on random labels. Exits with 1 if a promised figure is missed.
+fp32, training mode, cross-entropy on random labels. What is measured: see _figures.py. Exits with 1
+if a promised figure is missed.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import platform
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
@@ -25,80 +26,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from bench._cases import (
-    DEFAULT_NAMES,
-    FORMATS,
-    LINEAR_GRADIENTS,
-    ZOO_NAMES,
-    Case,
-    Subject,
-    case_of,
-)
-
-MEASURES = ("saved", "peak", "left", "time", "exact")
-MIB = 2**20
-
-
-@dataclass
-class Row:
-    """One case in one setting. `ratios` are fxpass over eager, `details` what they come from."""
-
-    name: str
-    batch: int
-    image: int
-    memory_format: str
-    threads: int
-    limits: dict[str, float]
-    ratios: dict[str, float] = field(default_factory=dict)
-    details: dict[str, Any] = field(default_factory=dict)
-    difference: str | None = None  # "" if exact, None if not looked at
-
-    @property
-    def missed(self) -> list[str]:
-        """The measures that are worse than promised."""
-        missed = [m for m, limit in self.limits.items() if self.ratios.get(m, 0.0) > limit]
-        return missed + (["exact"] if self.difference else [])
-
-
-def limits_for(
-    case: Case, batch: int, image: int, memory_format: str, threads: int
-) -> dict[str, float]:
-    """The promised figures that hold in this setting; no setting may leave more behind."""
-    standard = (case.batch, case.image, "contiguous", 2) == (batch, image, memory_format, threads)
-    # The time limit is of the memory format, whichever: eager is in the same one.
-    timed = {"time": case.limits["time"]} if "time" in case.limits and threads == 2 else {}
-    return {"left": 1.0} | timed | (case.limits if standard else {})
-
-
-def measure(row: Row, case: Case, options: argparse.Namespace, progress: Progress) -> None:
-    """Fills in the row."""
-    task = progress.add_task(f"{row.name}: compile", total=None)
-    torch.set_num_threads(row.threads)
-    subject = Subject.of(case, row.batch, row.image, row.memory_format)
-    if case.trains and {"saved", "peak", "left"} & set(options.what):
-        progress.update(task, description=f"{row.name}: bytes")
-        ours, eagers = subject.memory(subject.compiled), subject.memory(subject.eager)
-        for name in {"saved", "peak", "left"} & set(options.what):
-            a, b = getattr(ours, name), getattr(eagers, name)
-            row.details[name] = {"fxpass_bytes": a, "eager_bytes": b}
-            row.ratios[name] = a / b if b else float(a > 0)
-    if "time" in options.what:
-        progress.update(task, description=f"{row.name}: time")
-        ratio = subject.time(
-            options.pairs, lambda done, of: progress.update(task, completed=done, total=of)
-        )
-        row.ratios["time"] = ratio.value
-        row.details["time"] = {
-            "fxpass_seconds": ratio.seconds,
-            "eager_seconds": ratio.reference_seconds,
-            "ratio": ratio.raw,
-            "control": ratio.control,
-            "pairs": len(ratio.pairs),
-        }
-    if "exact" in options.what and case.trains:
-        progress.update(task, description=f"{row.name}: every bit", completed=0, total=None)
-        row.difference = subject.verify(options.steps)
-    progress.remove_task(task)
+from bench._cases import DEFAULT_NAMES, FORMATS, LINEAR_GRADIENTS, ZOO_NAMES, case_of
+from bench._rows import WHAT, Row, measure, rows_for
 
 
 @dataclass(frozen=True)
@@ -113,9 +42,8 @@ class Mean:
     def value(self, rows: list[Row]) -> float | None:
         """The mean, or None unless every model that it is about is among the rows."""
         names = [name for name in ZOO_NAMES if name not in self.without]
-        found = [
-            r.ratios[self.measure] for r in rows if r.name in names and self.measure in r.ratios
-        ]
+        measured = [r for r in rows if r.name in names and self.measure in r.figures]
+        found = [row.figures[self.measure].value for row in measured]
         return geometric_mean(found) if len(found) == len(names) else None
 
 
@@ -160,15 +88,11 @@ def table_of(rows: list[Row], what: tuple[str, ...]) -> Table:
 def _cell(row: Row, name: str) -> str:
     if name == "exact":
         return {None: "", "": "yes"}.get(row.difference, "NO")
-    if name not in row.ratios:
+    if name not in row.figures:
         return ""
+    figure = row.figures[name]
     limit = f" ≤ {row.limits[name]:.2f}" if name in row.limits and name != "left" else ""
-    ratio = f"{row.ratios[name]:.3f}{limit}"
-    detail = row.details[name]
-    if name == "time":
-        return f"{ratio}\n{detail['eager_seconds'] * 1e3:.0f} ms\ncontrol {detail['control']:.3f}"
-    ours, eagers = (detail[side] / MIB for side in ("fxpass_bytes", "eager_bytes"))
-    return f"{ratio}\n{ours:.1f} of\n{eagers:.1f} MiB"
+    return f"{figure.value:.3f}{limit}\n{figure.text}"
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -182,8 +106,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, help="default 8; the small cases keep their own")
     parser.add_argument("--image", type=int, help="default 224; the small cases keep their own")
     parser.add_argument("--threads", type=_list_of(int), default=(2,))
-    parser.add_argument("--memory-format", type=_list_of(str, FORMATS), default=("contiguous",))
-    parser.add_argument("--what", type=_list_of(str, MEASURES), default=MEASURES)
+    parser.add_argument(
+        "--memory-format",
+        type=_list_of(str, FORMATS),
+        help="default: contiguous, and the models' time in channels_last too",
+    )
+    parser.add_argument("--what", type=_list_of(str, WHAT), default=WHAT)
     parser.add_argument("--pairs", type=int, help="of timed runs; default by the step's length")
     parser.add_argument("--steps", type=int, default=3, help="optimizer steps compared (exact)")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
@@ -212,14 +140,10 @@ def main(arguments: list[str] | None = None) -> int:
     rows: list[Row] = []
     console = Console()
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        settings = itertools.product(cases, options.memory_format, options.threads)
-        for case, memory_format, threads in settings:
-            batch = options.batch if options.batch and not case.fixed_size else case.batch
-            image = options.image if options.image and not case.fixed_size else case.image
-            limits = limits_for(case, batch, image, memory_format, threads)
-            row = Row(case.name, batch, image, memory_format, threads, limits)
-            measure(row, case, options, progress)
-            rows.append(row)
+        for case in cases:
+            for row in rows_for(case, options):
+                measure(row, case, options, progress)
+                rows.append(row)
     console.print(table_of(rows, options.what))
     means = means_of(rows)
     for mean in means:
@@ -244,7 +168,7 @@ def _as_json(rows: list[Row]) -> dict[str, Any]:
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "machine": platform.machine(),
         "means": means_of(rows),
-        "rows": [vars(row) | {"missed": row.missed} for row in rows],
+        "rows": [asdict(row) | {"missed": row.missed} for row in rows],
     }
 
 

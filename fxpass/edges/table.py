@@ -254,19 +254,22 @@ TABLE: tuple[Op, ...] = (
             nn.Dropout1d,
             nn.Dropout2d,
             nn.Dropout3d,
-            nn.AlphaDropout,
-            nn.FeatureAlphaDropout,
         ),
         functions=(
             F.dropout,
             F.dropout1d,
             F.dropout2d,
             F.dropout3d,
-            F.alpha_dropout,
-            F.feature_alpha_dropout,
         ),
         shares_storage=True,
         keeps_zeros=True,
+    ),
+    # What these drop, and what they keep, is moved away from zero.
+    Op(
+        "alpha_dropout",
+        modules=(nn.AlphaDropout, nn.FeatureAlphaDropout),
+        functions=(F.alpha_dropout, F.feature_alpha_dropout),
+        shares_storage=True,
     ),
     Op(
         "add",

@@ -32,6 +32,7 @@ _REWRITES: dict[str, Rewrite] = {
     **dict.fromkeys(ACTIVATIONS, rewrite_activation),
     "mul": rewrite_mul,
     "dropout": rewrite_dropout,
+    "alpha_dropout": rewrite_dropout,
     "stochastic_depth": rewrite_stochastic_depth,
     **dict.fromkeys(("add", "add_", "cat", "contiguous"), rewrite_rerun),
 }
