@@ -17,6 +17,9 @@ from fxpass.plan.plan import Choice, Plan, Recipe
 _FUSED = ("relu", "relu6", "hardtanh", "hardswish", "hardsigmoid", "silu", "mish")
 """The activations that are one op with the batch norm in front of them."""
 
+_WITH_PARAMETERS = ("layer_norm", "group_norm", "instance_norm", "prelu")
+"""The ops whose handle copies parameters, beside the module that reads them too."""
+
 _LAST_RESORT = 1e15
 """The cost of a value that is saved and then written over: eager's backward raises."""
 
@@ -149,6 +152,10 @@ class _FreePlanner:
             return False
         if name in ("add", "add_", "mul"):
             return len(call.inputs) == len(arguments["input"]) == 2
+        if name in _WITH_PARAMETERS:
+            return call.reads_parameters_anew
+        if name in ("softmax", "log_softmax"):
+            return isinstance(arguments["dim"], int) and arguments["dtype"] is None
         if name == "stochastic_depth":
             known = arguments["mode"] in ("row", "batch")
             return bool(arguments["training"]) and known and 0 < arguments["p"] <= 1
