@@ -13,7 +13,7 @@ from fxpass.rewrite.context import Context
 
 
 def rewrite_pad(context: Context, call: Call) -> Node:
-    """Rewrites torch.nn.functional.pad, and the modules ConstantPad2d, ReflectionPad2d and so on."""
+    """Rewrites torch.nn.functional.pad, and ConstantPad2d, ReflectionPad2d and so on."""
     a = call.arguments
     amounts = list(a["pad"] if call.module is None else a["padding"])
     args = [a["input"], context.handle(a["input"]), amounts, a["mode"], a["value"]]

@@ -30,9 +30,9 @@ _REWRITES: dict[str, Rewrite] = {
     **{f"adaptive_avg_pool{n}d": rewrite_adaptive_avg_pool for n in (1, 2, 3)},
     **{f"adaptive_max_pool{n}d": rewrite_adaptive_max_pool for n in (1, 2, 3)},
     "pad": rewrite_pad,
-    **{
-        f"{kind}_pad": rewrite_pad for kind in ("constant", "reflection", "replication", "circular")
-    },
+    **dict.fromkeys(
+        ("constant_pad", "reflection_pad", "replication_pad", "circular_pad"), rewrite_pad
+    ),
     "batch_norm": rewrite_batch_norm,
     **{f"batch_norm{n}d": rewrite_batch_norm for n in (1, 2, 3)},
     **dict.fromkeys(ACTIVATIONS, rewrite_activation),
