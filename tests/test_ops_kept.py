@@ -163,7 +163,9 @@ def test_the_result_is_made_again_from_what_is_kept(name, before):
     assert ours < eager - 0.9
 
 
-@pytest.mark.parametrize("name", [name for name, (_, saves_input) in OPS.items() if not saves_input])
+@pytest.mark.parametrize(
+    "name", [name for name, (_, saves_input) in OPS.items() if not saves_input]
+)
 def test_a_result_is_dense_where_its_input_would_be(name):
     # One of the two is kept; to keep the result costs no computation.
     x = values(SHAPE).requires_grad_()
