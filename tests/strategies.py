@@ -38,7 +38,8 @@ _AFTER_INPUT = {"conv": 6, "batch_norm": 2, "relu": 5, "linear": 1, "max_pool": 
 _AFTER_RELU = {"conv": 10, "max_pool": 9, "linear": 3, "add": 2, "flatten": 2, "view": 5,
                "other": 2, "avg_pool": 2, "adaptive_avg_pool": 2, "adaptive_max_pool": 2,
                "relu": 1, "dropout": 2, "cat": 1, "batch_norm": 1, "mul": 1, "residual": 1,
-               "activation": 1, "stochastic_depth": 1, "norm": 2, "conv_transpose": 1, "pad": 1}  # fmt: skip
+               "activation": 1, "stochastic_depth": 1, "norm": 2, "conv_transpose": 1,
+               "pad": 1}  # fmt: skip
 _AFTER_CONV = {"relu": 12, "batch_norm": 9, "add": 2, "conv": 1, "cat": 1, "block": 1, "mul": 1,
                "other": 1, "view": 3, "again": 1, "max_pool": 1, "avg_pool": 1, "activation": 4,
                "conv_transpose": 2, "residual": 1, "norm": 3, "pad": 1}  # fmt: skip
@@ -46,7 +47,8 @@ _AFTER_NORM = {"relu": 8, "activation": 8, "add": 3, "conv": 1, "other": 1, "blo
                "stochastic_depth": 1, "mul": 1}  # fmt: skip
 _AFTER_ACTIVATION = {"conv": 9, "max_pool": 2, "avg_pool": 2, "add": 2, "mul": 3, "dropout": 2,
                      "cat": 2, "linear": 2, "view": 3, "batch_norm": 1, "other": 1, "flatten": 1,
-                     "activation": 1, "stochastic_depth": 1, "norm": 1, "conv_transpose": 1}  # fmt: skip
+                     "activation": 1, "stochastic_depth": 1, "norm": 1,
+                     "conv_transpose": 1}  # fmt: skip
 _FLAT = {"relu": 4, "linear": 4, "add": 1, "cat": 1, "dropout": 2, "other": 1, "mul": 1, "again": 1,
          "batch_norm": 2, "activation": 2, "norm": 1}  # fmt: skip
 _OTHERS = ("sigmoid", "tanh", "erf", "square", "plus_one", "half_inplace", "detach")
