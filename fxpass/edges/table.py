@@ -34,7 +34,7 @@ class Op:
             input gives a sparse result.
         reads_saved: backward reads the elements of the input that is kept, not only its shape or a
             code made of it.
-        cheap: the op may be run again in backward: an elementwise op, a pool or a copy.
+        cheap: the op may be run again in backward: an elementwise op, a norm, a pool or a copy.
 
     """
 

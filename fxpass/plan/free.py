@@ -1,8 +1,8 @@
-"""The free plan: the cheapest exact recipe of each value, nothing heavier than a pool re-run.
+"""The free plan: the cheapest exact recipe of each value, nothing heavier than a norm re-run.
 
 Which values are kept is the cheapest cut between what cannot be made again (the results of
 convolutions, products of matrices, unknown ops) and what backward reads (plan/cut.py). All others
-are restored from those kept. What a batch norm keeps for itself pays for the activation behind it;
+are restored from those kept. What a norm keeps for itself pays for the activation behind it;
 the pieces of a DenseNet's concatenations pay for the concatenations.
 """
 
