@@ -27,9 +27,9 @@ struct ConvArgs {
   }
 };
 
-class ConvNode final : public FxNode {
+class ConvNode : public FxNode {
  public:
-  ConvNode() : FxNode("conv") {}
+  ConvNode() : ConvNode("conv", "fxpass::conv") {}
 
   void save(const at::Tensor& x, const std::optional<SavedPtr>& handle, const at::Tensor& weight,
             const std::optional<at::Tensor>& bias, ConvArgs args) {
@@ -42,9 +42,11 @@ class ConvNode final : public FxNode {
   }
 
  protected:
+  ConvNode(const char* op, const char* name) : FxNode(op), name_(name) {}
+
   variable_list backward(variable_list& grads) override {
     const auto weight = weight_.unpack();
-    input_identity_.check_unmodified("fxpass::conv");
+    input_identity_.check_unmodified(name_);
     const auto grad = std::move(grads[0]);
     const bool need_input = task_should_compute_output(0);
     const bool need_weight = task_should_compute_output(1);
@@ -52,7 +54,7 @@ class ConvNode final : public FxNode {
     variable_list out(3);
     if (need_weight || need_bias) {
       // Only the weight's gradient reads the input.
-      const auto input = need_weight ? input_.unpack("fxpass::conv") : input_shape_.tensor();
+      const auto input = need_weight ? input_.unpack(name_) : input_shape_.tensor();
       auto result = call(grad, input, weight, {false, need_weight, need_bias});
       out[1] = std::move(std::get<1>(result));
       out[2] = std::move(std::get<2>(result));
@@ -86,6 +88,7 @@ class ConvNode final : public FxNode {
     if (!torch::autograd::get_current_graph_task_keep_graph()) input_.reset();
   }
 
+  const char* name_;  // in errors
   Kept input_;
   Identity input_identity_;
   ShapeOnly input_shape_;
@@ -94,11 +97,21 @@ class ConvNode final : public FxNode {
   ConvArgs args_;
 };
 
+class ConvTransposeNode final : public ConvNode {
+ public:
+  ConvTransposeNode() : ConvNode("conv_transpose", "fxpass::conv_transpose") {}
+};
+
 // aten::convolution on a batched input, recorded with our node.
 at::Tensor convolution(const at::Tensor& x, const std::optional<SavedPtr>& handle,
                        const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                        ConvArgs args) {
-  const auto node = make_node<ConvNode>(x, weight, bias);
+  c10::intrusive_ptr<ConvNode> node;
+  if (args.transposed) {
+    node = make_node<ConvTransposeNode>(x, weight, bias);
+  } else {
+    node = make_node<ConvNode>(x, weight, bias);
+  }
   at::Tensor y;
   {
     at::AutoDispatchBelowADInplaceOrView below;
