@@ -251,6 +251,40 @@ def test_never_more_than_eager(kind, frozen, before):
             assert_saves_no_more(model, compiled, x, slack=2 * 4 * 24)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_input_of_a_block_compiled_by_itself(kind):
+    # Nothing is known of it before the norm has taken it.
+    x = values(SHAPE).requires_grad_()
+    model = fill_parameters(Between(kind, SHAPE, "nothing", "silu"))
+    eager, ours = kept(nn.Sequential(nn.AvgPool2d(1), model), x)
+    assert ours == pytest.approx(1 + READ, abs=0.12)
+    eager, ours = kept(model, x)  # which is the user's: nothing but the output
+    assert ours == pytest.approx(READ, abs=0.12)
+    assert eager > ours + 1.9
+    for wrong in (3, None, "x", [x]):
+        errors = []
+        for module in (model, fxpass.compile(model)):
+            with pytest.raises(Exception) as error:  # noqa: PT011
+                module(wrong)
+            errors.append(type(error.value))
+        assert errors[0] is errors[1]
+
+
+@pytest.mark.parametrize("kind", ["group", "instance"])
+def test_an_input_of_which_the_norm_keeps_a_copy_may_be_written_to(kind):
+    found = []
+    for make in (lambda m: m, fxpass.compile):
+        torch.manual_seed(0)
+        model = Between(kind, SHAPE, "nothing", **with_weight(kind))
+        model.before = lambda x: x[:, :, 1:]
+        model = make(model)
+        x = values(SHAPE)
+        out = model(x)
+        x.mul_(2)
+        found.append(torch.autograd.grad(out, list(model.parameters()), values(out.shape, seed=2)))
+    assert all(map(torch.equal, *found))
+
+
 def test_parameters_as_large_as_the_value_are_not_copied():
     # Of one image a layer norm over all of it: its weight and bias would be two copies of it.
     x = values((1, 4, 30, 30)).requires_grad_()

@@ -52,6 +52,8 @@ SavedPtr rerun_layer_norm(const at::Tensor& x, const Handle& handle,
 SavedPtr rerun_group_norm(const at::Tensor& x, const Handle& handle, std::int64_t groups,
                           const OptionalTensor& weight, const OptionalTensor& bias, double eps,
                           bool dense) {
+  // Of any other input the norm keeps a copy: to keep the input as well would gain nothing.
+  if (!x.is_contiguous(x.suggest_memory_format())) return c10::make_intrusive<Saved>();
   return with_parameters("group_norm", x, handle, dense, {weight, bias},
                          [groups, eps](const at::Tensor& x, const auto& p) {
                            return at::group_norm(x, groups, p[0], p[1], eps);
@@ -63,6 +65,7 @@ SavedPtr rerun_instance_norm(const at::Tensor& x, const Handle& handle,
                              const OptionalTensor& weight, const OptionalTensor& bias,
                              const OptionalTensor& running_mean, const OptionalTensor& running_var,
                              bool use_input_stats, double eps, bool dense) {
+  if (!x.is_contiguous()) return c10::make_intrusive<Saved>();  // as in group norm
   const auto read = [&](const OptionalTensor& t) { return use_input_stats ? std::nullopt : t; };
   return with_parameters(
       "instance_norm", x, handle, dense, {weight, bias, read(running_mean), read(running_var)},

@@ -148,12 +148,14 @@ class _FreePlanner:
             return False
         if name == "relu":
             return pool_fused_with(call, self.edges) is None
+        if name in _WITH_PARAMETERS:
+            return call.reads_parameters_anew
+        if name == "glu":
+            return True
         if not all(map(self.edges.is_tensor, call.inputs)):
             return False
         if name in ("add", "add_", "mul"):
             return len(call.inputs) == len(arguments["input"]) == 2
-        if name in _WITH_PARAMETERS:
-            return call.reads_parameters_anew
         if name in ("softmax", "log_softmax"):
             return isinstance(arguments["dim"], int) and arguments["dtype"] is None
         if name == "stochastic_depth":

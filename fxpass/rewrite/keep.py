@@ -1,9 +1,9 @@
 """Ops that stay eager's own, what they save being kept by a handle.
 
-    n = layer_norm(x)     ->     s = fxpass.rerun_layer_norm(x, t, ...)   (if the plan restores n)
-                                 n = layer_norm(x)
-                                 fxpass.keep_input(n, x, t)
+    n = layer_norm(x)     ->     n = layer_norm(x)
+                                 s = fxpass.rerun_layer_norm(x, t, ...)   (if the plan restores n)
                                  u = fxpass.bind(s, n)
+                                 fxpass.keep_input(n, x, t)
 
     p = sigmoid(x)        ->     s = fxpass.rerun_activation(x, t, "sigmoid")
                                  p = sigmoid(x)
@@ -25,11 +25,12 @@ from fxpass.rewrite.rerun import begin_rerun, end_rerun
 def rewrite_saved_input(context: Context, call: Call) -> Node:
     """Rewrites layer_norm, group_norm, instance_norm, prelu and glu."""
     value, new = call.arguments["input"], call.node
-    rerun = begin_rerun(context, call)
+    after = new.next
+    # Behind the call, which raises eager's error if the value is no tensor.
+    end_rerun(context, begin_rerun(context, call, after), new)
     handle = context.handle(value)
     if handle is not None:
-        context.insert(new.next, "keep_input", [new, value, handle])
-    end_rerun(context, rerun, new)
+        context.insert(after, "keep_input", [new, value, handle])
     return new
 
 

@@ -18,12 +18,15 @@ from fxpass.edges import Call
 from fxpass.rewrite.context import Context, dims_of, ints
 
 
-def begin_rerun(context: Context, call: Call) -> Node | None:
-    """Inserts the handle of the call's value in front of it, if the plan restores that value."""
+def begin_rerun(context: Context, call: Call, before: Node | None = None) -> Node | None:
+    """Inserts the handle of the call's value, if the plan restores that value.
+
+    It stands in front of the call, or where `before` says.
+    """
     if not context.restores(call.node):
         return None
     name, args = _HANDLES.get(call.op.name, _activation)(context, call)
-    return context.insert(call.node, name, args)
+    return context.insert(before or call.node, name, args)
 
 
 def end_rerun(context: Context, handle: Node | None, value: Node) -> None:
@@ -31,7 +34,7 @@ def end_rerun(context: Context, handle: Node | None, value: Node) -> None:
     if handle is None:
         return
     otherwise = context.handle(value)
-    after = value if otherwise is None else otherwise
+    after = max(node for node in (handle, value, otherwise) if node is not None)
     bound = context.insert(after.next, "bind", [handle, value, otherwise])
     context.set_handle(value, bound)
 
