@@ -118,7 +118,7 @@ def operators(compiled: Any) -> list[str]:
 
 def makes_handles(name: str) -> bool:
     """Whether an operator computes no value of its own; `bitmap` is counted as if it did."""
-    return name in ("bind", "pack_noise") or name.startswith("rerun_")
+    return name in ("bind", "pack_noise", "keep_input", "keep_result") or name.startswith("rerun_")
 
 
 def all_operators(compiled: Any) -> list[str]:

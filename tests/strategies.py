@@ -21,6 +21,7 @@ from strategies_spatial import (
     chance,
     dropout,
     frozen,
+    norm,
     stochastic_depth,
 )
 from strategies_values import FILLS
@@ -33,21 +34,23 @@ HOOKS = ("forward", "forward_pre", "backward", "doubles")
 
 # What follows what, as weights. A value is named by the op that made it.
 _AFTER_INPUT = {"conv": 6, "batch_norm": 2, "relu": 5, "linear": 1, "max_pool": 1, "block": 1,
-                "residual": 2}  # fmt: skip
-_AFTER_RELU = {"conv": 10, "max_pool": 9, "linear": 3, "add": 2, "flatten": 2, "view": 4,
+                "residual": 2, "norm": 1}  # fmt: skip
+_AFTER_RELU = {"conv": 10, "max_pool": 9, "linear": 3, "add": 2, "flatten": 2, "view": 5,
                "other": 2, "avg_pool": 2, "adaptive_avg_pool": 2, "adaptive_max_pool": 2,
                "relu": 1, "dropout": 2, "cat": 1, "batch_norm": 1, "mul": 1, "residual": 1,
-               "activation": 1, "stochastic_depth": 1}  # fmt: skip
+               "activation": 1, "stochastic_depth": 1, "norm": 2, "conv_transpose": 1,
+               "pad": 1}  # fmt: skip
 _AFTER_CONV = {"relu": 12, "batch_norm": 9, "add": 2, "conv": 1, "cat": 1, "block": 1, "mul": 1,
-               "other": 1, "view": 2, "again": 1, "max_pool": 1, "avg_pool": 1, "activation": 4,
-               "conv_transpose": 1, "residual": 1}  # fmt: skip
+               "other": 1, "view": 3, "again": 1, "max_pool": 1, "avg_pool": 1, "activation": 4,
+               "conv_transpose": 2, "residual": 1, "norm": 3, "pad": 1}  # fmt: skip
 _AFTER_NORM = {"relu": 8, "activation": 8, "add": 3, "conv": 1, "other": 1, "block": 1, "again": 1,
                "stochastic_depth": 1, "mul": 1}  # fmt: skip
 _AFTER_ACTIVATION = {"conv": 9, "max_pool": 2, "avg_pool": 2, "add": 2, "mul": 3, "dropout": 2,
                      "cat": 2, "linear": 2, "view": 3, "batch_norm": 1, "other": 1, "flatten": 1,
-                     "activation": 1, "stochastic_depth": 1}  # fmt: skip
+                     "activation": 1, "stochastic_depth": 1, "norm": 1,
+                     "conv_transpose": 1}  # fmt: skip
 _FLAT = {"relu": 4, "linear": 4, "add": 1, "cat": 1, "dropout": 2, "other": 1, "mul": 1, "again": 1,
-         "batch_norm": 2, "activation": 2}  # fmt: skip
+         "batch_norm": 2, "activation": 2, "norm": 1}  # fmt: skip
 _OTHERS = ("sigmoid", "tanh", "erf", "square", "plus_one", "half_inplace", "detach")
 # The views by name, and of which shapes they can be taken.
 _VIEWS: dict[str, Callable[[Shape], bool]] = {
@@ -65,7 +68,12 @@ _VIEWS: dict[str, Callable[[Shape], bool]] = {
 
 _ADDS = ("operator", "operator", "torch", "method", "alpha", "sub", "inplace", "inplace_sub")
 _MULS = ("operator", "torch", "method", "number", "gate", "gate first")
-_SHAPELESS = {"dropout": dropout, "stochastic_depth": stochastic_depth, "batch_norm": batch_norm}
+_SHAPELESS = {
+    "dropout": dropout,
+    "stochastic_depth": stochastic_depth,
+    "batch_norm": batch_norm,
+    "norm": norm,
+}
 
 
 @st.composite
@@ -175,7 +183,7 @@ class _State:
             return _AFTER_RELU
         if made_by.op == "activation":
             return _AFTER_ACTIVATION
-        return _AFTER_NORM if made_by.op == "batch_norm" else _AFTER_CONV
+        return _AFTER_NORM if made_by.op in ("batch_norm", "norm") else _AFTER_CONV
 
     def _layer(self, op: str, source: int) -> tuple[Layer, Shape]:
         draw, shape = self.draw, self.shapes[source]
@@ -233,7 +241,7 @@ class _State:
             i
             for i, layer in enumerate(self.layers)
             if layer.op
-            in ("conv", "batch_norm", "relu", "block", "linear", "residual", "activation")
+            in ("conv", "batch_norm", "norm", "relu", "block", "linear", "residual", "activation")
             and layer.how == "module"
             and self.shapes[layer.of[0]] == shape
         ]

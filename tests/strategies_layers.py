@@ -12,6 +12,14 @@ from torch import Tensor, nn
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _CONV_TRANSPOSE = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _F_CONV = (F.conv1d, F.conv2d, F.conv3d)
+_F_CONV_TRANSPOSE = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+_INSTANCE_NORM = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+_PADS = {
+    "constant": (nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d),
+    "reflect": (nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d),
+    "replicate": (nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d),
+    "circular": (nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d),
+}
 _BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _POOLS = {
     "max_pool": (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
@@ -49,6 +57,16 @@ def _batch_norm(layer: Any, dims: int) -> nn.Module:
     return made
 
 
+def _norm(layer: Any, dims: int) -> nn.Module:
+    kinds = {"layer": nn.LayerNorm, "group": nn.GroupNorm, "instance": _INSTANCE_NORM[dims - 1]}
+    return kinds[layer.args["kind"]](**_own(layer))
+
+
+def _pad(layer: Any, dims: int) -> nn.Module:
+    value = (1.5,) if layer.args["mode"] == "constant" else ()
+    return _PADS[layer.args["mode"]][dims - 1](layer.args["padding"], *value)
+
+
 _ACTIVATIONS: dict[str, Any] = {
     "relu": nn.ReLU,
     "relu6": nn.ReLU6,
@@ -62,16 +80,36 @@ _ACTIVATIONS: dict[str, Any] = {
     "gelu": nn.GELU,
     "gelu_tanh": lambda: nn.GELU("tanh"),
     "softplus": nn.Softplus,
+    "celu": lambda **kw: nn.CELU(0.7, **kw),
+    "selu": nn.SELU,
+    "threshold": lambda **kw: nn.Threshold(0.3, -1.0, **kw),
+    "hardshrink": nn.Hardshrink,
+    "softshrink": nn.Softshrink,
+    "logsigmoid": nn.LogSigmoid,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "softmax": lambda: nn.Softmax(1),
+    "log_softmax": lambda: nn.LogSoftmax(-1),
+    "prelu": nn.PReLU,
 }
+_IN_PLACE = (
+    "relu", "relu6", "hardtanh", "leaky_relu", "elu", "hardswish", "hardsigmoid", "silu", "mish",
+    "celu", "selu", "threshold",
+)  # fmt: skip
 _F_ACTIVATIONS: dict[str, Any] = {
     "hardtanh": lambda x: F.hardtanh(x, -0.5, 1.5),
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-} | {name: getattr(F, name) for name in _ACTIVATIONS if name not in ("hardtanh", "gelu_tanh")}
+    "threshold": lambda x: F.threshold(x, 0.3, -1.0),
+    "softmax": lambda x: F.softmax(x, 1),
+    "log_softmax": lambda x: x.log_softmax(-1),
+}
+_F_ACTIVATIONS |= {
+    name: getattr(F, name) for name in _ACTIVATIONS.keys() - {*_F_ACTIVATIONS, "prelu"}
+}
 
 
 def _activation(name: str, inplace: bool) -> nn.Module:
-    in_place = inplace and not name.startswith("gelu") and name != "softplus"
-    return _ACTIVATIONS[name](**({"inplace": True} if in_place else {}))
+    return _ACTIVATIONS[name](**({"inplace": True} if inplace and name in _IN_PLACE else {}))
 
 
 class Residual(nn.Module):
@@ -132,6 +170,8 @@ MODULES = {
     "conv": lambda layer, dims: _CONV[dims - 1](**_own(layer)),
     "conv_transpose": lambda layer, dims: _CONV_TRANSPOSE[dims - 1](**_own(layer)),
     "batch_norm": _batch_norm,
+    "norm": _norm,
+    "pad": _pad,
     "activation": lambda layer, dims: _activation(layer.args["name"], "inplace" in layer.how),
     "residual": lambda layer, dims: Residual(layer.args, dims),
     "stochastic_depth": lambda layer, dims: StochasticDepth(**_own(layer)),
@@ -241,7 +281,7 @@ def run_layer(model: nn.Module, i: int, layer: Any, of: list[Any]) -> Any:
         return _ADDS[layer.how](*of)
     if layer.op == "mul":
         return _MULS[layer.how](*of)
-    if layer.op == "activation" and layer.how == "F":
+    if layer.op == "activation" and layer.how == "F" and layer.args["name"] != "prelu":
         return _F_ACTIVATIONS[layer.args["name"]](of[0])
     if layer.op == "cat":
         return torch.cat(of, dim=1)
@@ -262,6 +302,14 @@ def _call_function(model: nn.Module, module: Any, layer: Any, x: Any) -> Any:
         names = ("stride", "padding", "dilation", "groups")
         function = _F_CONV[len(module.kernel_size) - 1]
         return function(x, module.weight, module.bias, **{n: own[n] for n in names if n in own})
+    if layer.op == "conv_transpose":
+        names = ("stride", "padding", "output_padding", "groups", "dilation")
+        function = _F_CONV_TRANSPOSE[len(module.kernel_size) - 1]
+        return function(x, module.weight, module.bias, **{n: own[n] for n in names})
+    if layer.op == "norm":
+        return _call_norm(module, x)
+    if layer.op == "pad":
+        return F.pad(x, own["padding"], own["mode"])
     if layer.op == "linear":
         return F.linear(x, module.weight, module.bias)
     if layer.op == "dropout":
@@ -280,3 +328,12 @@ def _call_function(model: nn.Module, module: Any, layer: Any, x: Any) -> Any:
             module.eps,
         )
     return _F_POOLS[layer.op][model.network.dims - 1](x, **own)
+
+
+def _call_norm(m: Any, x: Any) -> Any:
+    if isinstance(m, nn.LayerNorm):
+        return F.layer_norm(x, m.normalized_shape, m.weight, m.bias)
+    if isinstance(m, nn.GroupNorm):
+        return F.group_norm(x, m.num_groups, m.weight, m.bias)
+    of_input = m.training or not m.track_running_stats
+    return F.instance_norm(x, m.running_mean, m.running_var, m.weight, m.bias, of_input)

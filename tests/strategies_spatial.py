@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 from hypothesis import strategies as st
@@ -104,10 +105,62 @@ def conv(draw: Any, shape: Shape) -> Drawn:
 
 
 def conv_transpose(draw: Any, shape: Shape) -> Drawn:
-    """An op that saves its input and that no recipe knows."""
-    out = draw(st.integers(1, 4))
-    args = {"in_channels": shape[1], "out_channels": out, "kernel_size": 1}
-    return "module", args, (shape[0], out, *shape[2:])
+    """Transposed convolution with every argument; small images grow."""
+    channels, sizes = shape[1], shape[2:]
+    groups = 2 if channels % 2 == 0 and chance(draw, 3) else 1
+    out = groups * draw(st.integers(1, 3))
+    args: dict[str, Any] = {"in_channels": channels, "out_channels": out, "groups": groups}
+    window: dict[str, list[int]] = {}
+    new = []
+    for n in sizes:
+        kernel, stride = draw(st.integers(1, 3)), draw(st.integers(1, 2)) if n <= 12 else 1
+        dilation = draw(st.sampled_from((1, 1, 2)))
+        extra = draw(st.integers(0, max(stride, dilation) - 1))
+        size = (n - 1) * stride + dilation * (kernel - 1) + extra + 1
+        padding = draw(st.integers(0, 1)) if size > 2 else 0
+        new.append(size - 2 * padding)
+        drawn = {"kernel_size": kernel, "stride": stride, "padding": padding,
+                 "output_padding": extra, "dilation": dilation}  # fmt: skip
+        for name, value in drawn.items():
+            window.setdefault(name, []).append(value)
+    args |= {name: tuple(values) for name, values in window.items()}
+    args |= {"bias": draw(st.booleans())} | frozen(draw)
+    return _spelling(draw), args, (shape[0], out, *new)
+
+
+def norm(draw: Any, shape: Shape) -> Drawn:
+    """Layer, group or instance norm.
+
+    Where the input of a group norm needs no gradient and its weight does, eager may crash
+    (crashes_without_gradient in _norms.py): of images it has no weight here.
+    """
+    kinds = ["layer", "group"]
+    if len(shape) > 2 and prod(shape[2:]) > 1:
+        kinds.append("instance")
+    kind = draw(st.sampled_from(kinds))
+    if kind == "layer":
+        over = shape[-1:] if len(shape) == 2 or draw(st.booleans()) else shape[-2:]
+        args: dict[str, Any] = {"normalized_shape": over, "bias": draw(st.booleans())}
+    elif kind == "group":
+        groups = [g for g in range(1, shape[1] + 1) if shape[1] % g == 0]
+        args = {"num_channels": shape[1], "num_groups": draw(st.sampled_from(groups))}
+        args["affine"] = len(shape) < 4
+    else:
+        args = {"num_features": shape[1], "affine": draw(st.booleans())}
+        args["track_running_stats"] = chance(draw, 3)
+    return _spelling(draw), args | {"kind": kind} | frozen(draw), shape
+
+
+def pad(draw: Any, shape: Shape) -> Drawn:
+    """The modules that pad, and the function."""
+    modes = ["constant", "replicate"]
+    if min(shape[2:]) > 1:
+        modes += ["reflect", "circular"]
+    amounts = tuple(draw(st.integers(0, 1)) for _ in range(2 * len(shape[2:])))
+    args = {"mode": draw(st.sampled_from(modes)), "padding": amounts}
+    before, after = amounts[::2][::-1], amounts[1::2][::-1]  # given from the last axis on
+    sizes = (n + a + b for n, a, b in zip(shape[2:], before, after, strict=True))
+    return _spelling(draw), args, (*shape[:2], *sizes)
 
 
 def max_pool(draw: Any, shape: Shape) -> Drawn:
@@ -187,7 +240,7 @@ def residual(draw: Any, shape: Shape) -> Drawn:
 
 def dropout(draw: Any, shape: Shape) -> Drawn:
     """Dropout of all kinds."""
-    kinds = ("element", "element", "alpha", *(("channel",) if len(shape) > 2 else ()))
+    kinds = ("element", "alpha", *(("channel",) if len(shape) > 2 else ()))
     args = {"p": draw(st.sampled_from((0.4, 0.4, 0.0, 1.0))), "kind": draw(st.sampled_from(kinds))}
     args["inplace"] = chance(draw, 6)
     return draw(st.sampled_from(("module", "F"))), args, shape
@@ -200,13 +253,15 @@ def stochastic_depth(draw: Any, shape: Shape) -> Drawn:
 
 ACTIVATIONS = (
     "relu6", "hardtanh", "leaky_relu", "elu", "hardswish", "hardsigmoid", "silu", "mish", "gelu",
-    "gelu_tanh", "softplus",
+    "gelu_tanh", "softplus", "celu", "selu", "threshold", "hardshrink", "softshrink", "logsigmoid",
+    "sigmoid", "tanh", "softmax", "log_softmax", "prelu",
 )  # fmt: skip
 _MODES = st.sampled_from(("row", "batch"))
 
 SPATIAL = {
     "conv": conv,
     "conv_transpose": conv_transpose,
+    "pad": pad,
     "max_pool": max_pool,
     "avg_pool": avg_pool,
     "adaptive_avg_pool": _adaptive,

@@ -47,7 +47,7 @@ def test_retain_graph_twice_gives_the_same_bits():
     check(three_times(eager), three_times(ours), [t.detach() for t in parameters()])
 
 
-OWN_NODES = ["relu", "relu_", "conv2d", "max_pool2d", "relu_max_pool2d"]
+OWN_NODES = ["relu", "relu_", "conv2d", "conv_transpose2d", "max_pool2d", "relu_max_pool2d"]
 
 
 @pytest.mark.parametrize("name", OWN_NODES)
@@ -79,6 +79,8 @@ def test_create_graph_over_graphs_of_eager_is_right_or_raises(name):
         "adaptive_avg_pool2d": lambda x: F.adaptive_avg_pool2d(x, 2),
         "adaptive_max_pool2d": lambda x: F.adaptive_max_pool2d(x, 2),
         "pad": lambda x: F.pad(x, [1, 1, 1, 1], "reflect"),
+        "keep_input": lambda x: F.layer_norm(x, [6]),
+        "keep_result": torch.sigmoid,
     }
     check(second(eager_ops[name]), second(SINGLE[name]), [values((2, 2, 6, 6))])
 

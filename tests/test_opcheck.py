@@ -33,6 +33,13 @@ def padded_convolutions(dims):
     yield x, ops.bitmap(x), w, None, [2], "valid"
 
 
+def transposed_convolutions(dims):
+    x, w, b = leaf(2, 4, *[5] * dims), leaf(4, 3, *[3] * dims), leaf(6)
+    yield x, None, w, b, [2], [1], [1], 2
+    yield x, ops.bitmap(x), w, None, [1], [0], [0], 1, [2]
+    yield x.detach(), None, w.detach(), None
+
+
 def pools(dims):
     x = leaf(2, 3, *[7] * dims)
     yield x, [2]
@@ -76,6 +83,15 @@ def handles(dims):
         "rerun_mul": [(x, None, True, y, None, True)],
         "rerun_cat": [([x, y], [None, None], 1)],
         "rerun_contiguous": [(x, None, True)],
+        "rerun_softmax": [(x, None, 1, False, True), (x, None, -1, True, False)],
+        "rerun_glu": [(x, None, -1, True)],
+        "rerun_prelu": [(x, None, leaf(1), True), (x, None, leaf(3), False)],
+        "rerun_layer_norm": [(x, None, [6], leaf(6), None, 1e-5, True)],
+        "rerun_group_norm": [(x, None, 3, leaf(3), leaf(3), 1e-5, True)],
+        "rerun_instance_norm": [
+            (x, None, leaf(3), leaf(3), None, None, True, 1e-5, True),
+            (x, None, None, None, *statistics(3)[:2], False, 1e-5, True),
+        ],
     }
 
 
@@ -101,12 +117,15 @@ def samples():
         "mul": [(x, ops.bitmap(x), leaf(6), None), (x, None, leaf(4, 1).detach(), None)],
         "pack_noise": [(leaf(4, 70),), (leaf(4, 70).detach(),)],
         "stochastic_depth_noise": [(x, 0.3, True), (leaf(2, 3, 4, 4), 0.5, False), (x, 1.0, True)],
+        "keep_input": [(x, x, ops.bitmap(x)), (leaf(3).detach(), leaf(3), None)],
+        "keep_result": [(x, x, ops.bitmap(x)), (leaf(3).detach(), leaf(3), None)],
         "bind": [(ops.bitmap(x), x), (ops.bitmap(x), leaf(4, 6), ops.bitmap(x))],
         "bitmap_pack": [(leaf(4, 70).detach(),)],
         "bitmap_unpack": [(*ops.bitmap_pack(leaf(4, 70).detach()), [4, 70], [70, 1])],
     }
     for n in (1, 2, 3):
         table[f"conv{n}d"] = convolutions(n)
+        table[f"conv_transpose{n}d"] = transposed_convolutions(n)
         table[f"conv{n}d.padding"] = padded_convolutions(n)
         table[f"adaptive_avg_pool{n}d"] = adaptive_pools(n)
         table[f"adaptive_max_pool{n}d"] = adaptive_pools(n)
@@ -124,6 +143,8 @@ _HANDLE = "opcheck has no comparison for two Saved handles; the values are trace
 _RETURN_HANDLES = [
     "relu", "relu_", "pad", "bitmap", "batch_norm",
     "bind", "rerun_activation", "rerun_add", "rerun_mul", "rerun_cat", "rerun_contiguous",
+    "rerun_softmax", "rerun_glu", "rerun_prelu", "rerun_layer_norm", "rerun_group_norm",
+    "rerun_instance_norm",
     *(f"rerun_{kind}_pool{n}d" for kind in ("avg", "max") for n in (1, 2, 3)),
 ]  # fmt: skip
 EXEMPTIONS = {(name, "test_aot_dispatch_dynamic"): _HANDLE for name in _RETURN_HANDLES}
@@ -197,7 +218,8 @@ def test_fake_tensors_have_the_shapes_of_real_ones(name, grad):
 
 TRACED = [
     "relu", "relu_", "pad", "conv2d", "max_pool2d", "linear",
-    "batch_norm", "activation", "activation_", "mul", "pack_noise",
+    "batch_norm", "activation", "activation_", "mul", "pack_noise", "conv_transpose2d",
+    "keep_input", "keep_result",
 ]  # fmt: skip
 
 

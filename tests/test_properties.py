@@ -101,6 +101,8 @@ def features(network):
     for layer in network.layers:
         if layer.op in ("activation", "residual"):
             yield f"activation {layer.args.get('name') or layer.args['activation']}"
+        if layer.op == "norm":
+            yield f"norm of a {layer.args['kind']}"
         if layer.op == "dropout":
             yield f"dropout of each {layer.args['kind']}"
         if layer.op == "conv":
@@ -144,7 +146,12 @@ def test_the_generator_covers_what_it_should():
         dropout of each element|dropout of each alpha|dropout of each channel
         activation relu|activation relu6|activation hardtanh|activation leaky_relu|activation elu
         activation hardswish|activation hardsigmoid|activation silu|activation mish
-        activation gelu|activation gelu_tanh|activation softplus
+        activation gelu|activation gelu_tanh|activation softplus|activation celu|activation selu
+        activation threshold|activation hardshrink|activation softshrink|activation logsigmoid
+        activation sigmoid|activation tanh|activation softmax|activation log_softmax
+        activation prelu|norm of a layer|norm of a group|norm of a instance|relu -> norm
+        norm -> activation|activation -> norm|op conv_transpose|op conv_transpose as F
+        relu -> conv_transpose|op pad|op pad as F|op norm as F
     """
     missing = [f.strip() for line in wanted.split("\n") for f in line.split("|") if f.strip()]
     assert [feature for feature in missing if count[feature] < 3] == []

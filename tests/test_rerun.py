@@ -10,6 +10,7 @@ from _bits import Upstream, bits, check, examples, values
 from _blocks import NETWORKS, SHAPE, Dropped, SqueezeExcite, network
 from _chain import flush
 from _exact import assert_exact, assert_nothing_left, assert_saves_no_more
+from _norms import EAGER, LISTS
 from _twins import all_operators, makes_handles, operators, saved_bytes
 from hypothesis import given
 from hypothesis import strategies as st
@@ -448,14 +449,7 @@ def test_avg_pools(dims, dtype):
                 )
 
 
-LISTS = {"hardtanh": [-1.0, 1.0], "leaky_relu": [0.2], "elu": [0.7], "softplus": [2.0, 3.0]}
-NAMES = (
-    "relu", "hardtanh", "leaky_relu", "elu", "hardswish", "hardsigmoid", "silu", "mish",
-    "gelu_none", "gelu_tanh", "softplus",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EAGER)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_activations(name, dtype):
     arguments = LISTS.get(name, [])

@@ -1,6 +1,8 @@
-// conv1d/2d/3d: the input is kept by its handle, and backward runs in two steps, {weight, bias} and
-// then {input}, so that the restored input is free before the input's gradient is allocated.
-// Source: aten::conv{1,2,3}d and aten::convolution_backward; the two calls give the bits of one.
+// conv1d/2d/3d and conv_transpose1d/2d/3d: the input is kept by its handle, and backward runs in
+// two steps, {weight, bias} and then {input}, so that the restored input is free before the input's
+// gradient is allocated.
+// Source: aten::conv{1,2,3}d, aten::conv_transpose{1,2,3}d and aten::convolution_backward; the two
+// calls give the bits of one.
 
 #include <ATen/ATen.h>
 #include <ATen/autocast_mode.h>
@@ -17,11 +19,17 @@ namespace {
 struct ConvArgs {
   std::vector<std::int64_t> stride, padding, dilation;
   std::int64_t groups;
+  bool transposed = false;
+  std::vector<std::int64_t> output_padding;  // of a transposed one
+
+  std::vector<std::int64_t> all_output_padding() const {
+    return transposed ? output_padding : std::vector<std::int64_t>(stride.size(), 0);
+  }
 };
 
-class ConvNode final : public FxNode {
+class ConvNode : public FxNode {
  public:
-  ConvNode() : FxNode("conv") {}
+  ConvNode() : ConvNode("conv", "fxpass::conv") {}
 
   void save(const at::Tensor& x, const std::optional<SavedPtr>& handle, const at::Tensor& weight,
             const std::optional<at::Tensor>& bias, ConvArgs args) {
@@ -34,9 +42,11 @@ class ConvNode final : public FxNode {
   }
 
  protected:
+  ConvNode(const char* op, const char* name) : FxNode(op), name_(name) {}
+
   variable_list backward(variable_list& grads) override {
     const auto weight = weight_.unpack();
-    input_identity_.check_unmodified("fxpass::conv");
+    input_identity_.check_unmodified(name_);
     const auto grad = std::move(grads[0]);
     const bool need_input = task_should_compute_output(0);
     const bool need_weight = task_should_compute_output(1);
@@ -44,7 +54,7 @@ class ConvNode final : public FxNode {
     variable_list out(3);
     if (need_weight || need_bias) {
       // Only the weight's gradient reads the input.
-      const auto input = need_weight ? input_.unpack("fxpass::conv") : input_shape_.tensor();
+      const auto input = need_weight ? input_.unpack(name_) : input_shape_.tensor();
       auto result = call(grad, input, weight, {false, need_weight, need_bias});
       out[1] = std::move(std::get<1>(result));
       out[2] = std::move(std::get<2>(result));
@@ -66,11 +76,10 @@ class ConvNode final : public FxNode {
                                                       const at::Tensor& input,
                                                       const at::Tensor& weight,
                                                       std::array<bool, 3> mask) const {
-    const std::vector<std::int64_t> no_output_padding(args_.stride.size(), 0);
     const auto bias_sizes =
         bias_sizes_.has_value() ? at::OptionalIntArrayRef(*bias_sizes_) : at::OptionalIntArrayRef();
     return at::convolution_backward(grad, input, weight, bias_sizes, args_.stride, args_.padding,
-                                    args_.dilation, /*transposed=*/false, no_output_padding,
+                                    args_.dilation, args_.transposed, args_.all_output_padding(),
                                     args_.groups, mask);
   }
 
@@ -79,6 +88,7 @@ class ConvNode final : public FxNode {
     if (!torch::autograd::get_current_graph_task_keep_graph()) input_.reset();
   }
 
+  const char* name_;  // in errors
   Kept input_;
   Identity input_identity_;
   ShapeOnly input_shape_;
@@ -87,17 +97,26 @@ class ConvNode final : public FxNode {
   ConvArgs args_;
 };
 
+class ConvTransposeNode final : public ConvNode {
+ public:
+  ConvTransposeNode() : ConvNode("conv_transpose", "fxpass::conv_transpose") {}
+};
+
 // aten::convolution on a batched input, recorded with our node.
 at::Tensor convolution(const at::Tensor& x, const std::optional<SavedPtr>& handle,
                        const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                        ConvArgs args) {
-  const auto node = make_node<ConvNode>(x, weight, bias);
+  c10::intrusive_ptr<ConvNode> node;
+  if (args.transposed) {
+    node = make_node<ConvTransposeNode>(x, weight, bias);
+  } else {
+    node = make_node<ConvNode>(x, weight, bias);
+  }
   at::Tensor y;
   {
     at::AutoDispatchBelowADInplaceOrView below;
-    const std::vector<std::int64_t> no_output_padding(args.stride.size(), 0);
-    y = at::convolution(x, weight, bias, args.stride, args.padding, args.dilation,
-                        /*transposed=*/false, no_output_padding, args.groups);
+    y = at::convolution(x, weight, bias, args.stride, args.padding, args.dilation, args.transposed,
+                        args.all_output_padding(), args.groups);
   }
   torch::autograd::set_history(y, node);
   node->save(x, handle, weight, bias, std::move(args));
@@ -150,6 +169,22 @@ at::Tensor conv(const at::Tensor& x, const std::optional<SavedPtr>& handle,
   });
 }
 
+template <int N, auto eager>
+at::Tensor conv_transpose(const at::Tensor& x, const std::optional<SavedPtr>& handle,
+                          const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+                          at::IntArrayRef stride, at::IntArrayRef padding,
+                          at::IntArrayRef output_padding, std::int64_t groups,
+                          at::IntArrayRef dilation) {
+  if (!is_ours<N>(x, weight, bias)) {
+    return eager(x, weight, bias, stride, padding, output_padding, groups, dilation);
+  }
+  return with_batch<N>(x, [&](const at::Tensor& batch) {
+    return convolution(batch, handle, weight, bias,
+                       {expand<N>(stride), expand<N>(padding), expand<N>(dilation), groups,
+                        /*transposed=*/true, expand<N>(output_padding)});
+  });
+}
+
 // padding = "same" or "valid". An uneven "same" pads the input first, by one more at the end.
 template <int N, auto eager>
 at::Tensor conv_padding(const at::Tensor& x, const std::optional<SavedPtr>& handle,
@@ -198,6 +233,18 @@ FXPASS_EAGER_CONV(conv1d)
 FXPASS_EAGER_CONV(conv2d)
 FXPASS_EAGER_CONV(conv3d)
 
+#define FXPASS_EAGER_CONV_TRANSPOSE(NAME)                                        \
+  at::Tensor eager_##NAME(const at::Tensor& x, const at::Tensor& w,              \
+                          const std::optional<at::Tensor>& b, at::IntArrayRef s, \
+                          at::IntArrayRef p, at::IntArrayRef o, std::int64_t g,  \
+                          at::IntArrayRef d) {                                   \
+    return at::NAME(x, w, b, s, p, o, g, d);                                     \
+  }
+
+FXPASS_EAGER_CONV_TRANSPOSE(conv_transpose1d)
+FXPASS_EAGER_CONV_TRANSPOSE(conv_transpose2d)
+FXPASS_EAGER_CONV_TRANSPOSE(conv_transpose3d)
+
 #define FXPASS_CONV(NAME, N)                                                                \
   TORCH_LIBRARY_FRAGMENT(fxpass, m) {                                                       \
     m.def(#NAME                                                                             \
@@ -215,6 +262,19 @@ FXPASS_EAGER_CONV(conv3d)
 FXPASS_CONV(conv1d, 1)
 FXPASS_CONV(conv2d, 2)
 FXPASS_CONV(conv3d, 3)
+
+#define FXPASS_CONV_TRANSPOSE(NAME, N)                                              \
+  TORCH_LIBRARY_FRAGMENT(fxpass, m) {                                               \
+    m.def(#NAME                                                                     \
+          "(Tensor x, __torch__.torch.classes.fxpass.Saved? saved, Tensor weight, " \
+          "Tensor? bias=None, int[" #N "] stride=1, int[" #N "] padding=0, int[" #N \
+          "] output_padding=0, int groups=1, int[" #N "] dilation=1) -> Tensor");   \
+  }                                                                                 \
+  FXPASS_REGISTER(#NAME, (conv_transpose<N, eager_##NAME>))
+
+FXPASS_CONV_TRANSPOSE(conv_transpose1d, 1)
+FXPASS_CONV_TRANSPOSE(conv_transpose2d, 2)
+FXPASS_CONV_TRANSPOSE(conv_transpose3d, 3)
 
 }  // namespace
 }  // namespace fxpass

@@ -15,7 +15,9 @@ namespace fxpass {
 
 std::tuple<at::Tensor, SavedPtr> pad(const at::Tensor& x, const std::optional<SavedPtr>& handle,
                                      at::IntArrayRef pad, c10::string_view mode,
-                                     std::optional<double> value) {
+                                     std::optional<double> value, std::int64_t dims) {
+  TORCH_CHECK_VALUE(dims == 0 || x.dim() == dims + 1 || x.dim() == dims + 2, "expected ", dims + 1,
+                    "D or ", dims + 2, "D input (got ", x.dim(), "D input)");
   auto y = at::pad(x, pad, mode, value);
   if (!at::GradMode::is_enabled() || !codec::is_plain(y))
     return {std::move(y), c10::make_intrusive<Saved>()};
@@ -35,7 +37,7 @@ namespace {
 TORCH_LIBRARY_FRAGMENT(fxpass, m) {
   m.def(
       "pad(Tensor x, __torch__.torch.classes.fxpass.Saved? saved, int[] pad, str mode='constant', "
-      "float? value=None) -> (Tensor, __torch__.torch.classes.fxpass.Saved)");
+      "float? value=None, int dims=0) -> (Tensor, __torch__.torch.classes.fxpass.Saved)");
 }
 
 FXPASS_REGISTER("pad", pad)

@@ -88,6 +88,23 @@ SavedPtr rerun_contiguous(const at::Tensor& x, const Handle& handle, bool dense)
   return rerun("contiguous", std::move(inputs), [](Values& v) { return v[0].contiguous(); });
 }
 
+SavedPtr rerun_softmax(const at::Tensor& x, const Handle& handle, std::int64_t dim, bool log,
+                       bool dense) {
+  if (!at::GradMode::is_enabled()) return nothing();
+  RerunInputs inputs;
+  inputs.hold(x, handle, dense);
+  return rerun(log ? "log_softmax" : "softmax", std::move(inputs), [dim, log](Values& v) {
+    return log ? at::log_softmax(v[0], dim) : at::softmax(v[0], dim);
+  });
+}
+
+SavedPtr rerun_glu(const at::Tensor& x, const Handle& handle, std::int64_t dim, bool dense) {
+  if (!at::GradMode::is_enabled()) return nothing();
+  RerunInputs inputs;
+  inputs.hold(x, handle, dense);
+  return rerun("glu", std::move(inputs), [dim](Values& v) { return at::glu(v[0], dim); });
+}
+
 template <auto pool, int N>
 SavedPtr rerun_max_pool(const at::Tensor& x, const Handle& handle, at::IntArrayRef kernel_size,
                         at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
@@ -143,6 +160,9 @@ TORCH_LIBRARY_FRAGMENT(fxpass, m) {
         "? b_saved, bool b_dense) -> " FXPASS_SAVED);
   m.def("rerun_cat(Tensor[] tensors, " FXPASS_SAVED "?[] saved, int dim=0) -> " FXPASS_SAVED);
   m.def("rerun_contiguous(Tensor x, " FXPASS_SAVED "? saved, bool dense) -> " FXPASS_SAVED);
+  m.def("rerun_softmax(Tensor x, " FXPASS_SAVED
+        "? saved, int dim, bool log, bool dense) -> " FXPASS_SAVED);
+  m.def("rerun_glu(Tensor x, " FXPASS_SAVED "? saved, int dim, bool dense) -> " FXPASS_SAVED);
 #define FXPASS_RERUN_POOL(N)                                                            \
   m.def("rerun_max_pool" #N "d(Tensor x, " FXPASS_SAVED "? saved, int[" #N              \
         "] kernel_size, int[" #N "] stride=[], int[" #N "] padding=0, int[" #N          \
@@ -167,6 +187,8 @@ FXPASS_REGISTER("rerun_add", rerun_add)
 FXPASS_REGISTER("rerun_mul", rerun_mul)
 FXPASS_REGISTER("rerun_cat", rerun_cat)
 FXPASS_REGISTER("rerun_contiguous", rerun_contiguous)
+FXPASS_REGISTER("rerun_softmax", rerun_softmax)
+FXPASS_REGISTER("rerun_glu", rerun_glu)
 FXPASS_REGISTER("rerun_avg_pool1d", rerun_avg_pool<avg_pool1d>)
 FXPASS_REGISTER("rerun_avg_pool2d", rerun_avg_pool<at::avg_pool2d>)
 FXPASS_REGISTER("rerun_avg_pool3d", rerun_avg_pool<at::avg_pool3d>)

@@ -184,6 +184,26 @@ void mul_inputs_by_handle(const at::Tensor& out, const at::Tensor& a,
   });
 }
 
+void input_by_handle(const at::Tensor& out, const at::Tensor& in,
+                     const std::optional<SavedPtr>& handle) {
+  edit_nearest<gen::NativeLayerNormBackward0, gen::NativeGroupNormBackward0,
+               gen::NativeBatchNormBackward0, gen::PreluKernelBackward0, gen::GluBackward0>(
+      out, in, [&](auto& node) {
+        if constexpr (requires { node.input_; }) {
+          by_handle(node.input_, handle, "fxpass::keep_input");
+        } else {
+          by_handle(node.self_, handle, "fxpass::keep_input");
+        }
+      });
+}
+
+void result_by_handle(const at::Tensor& out, const at::Tensor& in,
+                      const std::optional<SavedPtr>& handle) {
+  edit_nearest<gen::SoftmaxBackward0, gen::LogSoftmaxBackward0, gen::SigmoidBackward0,
+               gen::TanhBackward0>(
+      out, in, [&](auto& node) { by_handle(node.result_, handle, "fxpass::keep_result"); });
+}
+
 void mul_noise_by_bits(const at::Tensor& out) {
   // alpha_dropout adds to the product; whatever else the path leads to holds no such noise.
   constexpr std::int64_t kWorthwhile = 256;

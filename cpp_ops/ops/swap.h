@@ -32,6 +32,12 @@ void batch_norm_input_by_handle(const at::Tensor& out, const at::Tensor& in,
 void mul_inputs_by_handle(const at::Tensor& out, const at::Tensor& a,
                           const std::optional<SavedPtr>& a_handle, const at::Tensor& b,
                           const std::optional<SavedPtr>& b_handle);
+// The input that a norm, a prelu or a glu saves, by its handle.
+void input_by_handle(const at::Tensor& out, const at::Tensor& in,
+                     const std::optional<SavedPtr>& handle);
+// The result that a softmax, sigmoid or tanh saves, by its handle.
+void result_by_handle(const at::Tensor& out, const at::Tensor& in,
+                      const std::optional<SavedPtr>& handle);
 // The noise that a dropout multiplied with: zeros and one other value.
 void mul_noise_by_bits(const at::Tensor& out);
 

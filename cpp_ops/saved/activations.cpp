@@ -8,6 +8,10 @@ namespace {
 using at::Tensor;
 using Args = ActivationArgs;
 
+// SELU's two constants, as ATen and its backward write them.
+constexpr double kSeluAlpha = 1.6732632423543772848170429916717;
+constexpr double kSeluScale = 1.0507009873554804934193349852946;
+
 const Activation kActivations[] = {
     {"relu", 0, [](const Tensor& x, const Args&) { return at::relu(x); },
      [](Tensor& x, const Args&) { at::relu_(x); },
@@ -70,6 +74,58 @@ const Activation kActivations[] = {
        at::softplus_backward_out(g, g, x, a[0], a[1]);
      },
      true},
+    // ATen's backward formula rounds alpha to float.
+    {"celu", 1, [](const Tensor& x, const Args& a) { return at::celu(x, a[0]); }, nullptr,
+     [](const Tensor& g, const Tensor& x, const Args& a) {
+       return at::elu_backward(g, a[0], 1, 1.0 / static_cast<float>(a[0]), /*is_result=*/false, x);
+     },
+     [](Tensor& g, const Tensor& x, const Args& a) {
+       at::elu_backward_out(g, g, a[0], 1, 1.0 / static_cast<float>(a[0]), /*is_result=*/false, x);
+     },
+     true},
+    {"selu", 0, [](const Tensor& x, const Args&) { return at::selu(x); }, nullptr,
+     [](const Tensor& g, const Tensor& x, const Args&) {
+       return at::elu_backward(g, kSeluAlpha, kSeluScale, 1, /*is_result=*/false, x);
+     },
+     [](Tensor& g, const Tensor& x, const Args&) {
+       at::elu_backward_out(g, g, kSeluAlpha, kSeluScale, 1, /*is_result=*/false, x);
+     },
+     true},
+    {"threshold", 2, [](const Tensor& x, const Args& a) { return at::threshold(x, a[0], a[1]); },
+     nullptr,
+     [](const Tensor& g, const Tensor& x, const Args& a) {
+       return at::threshold_backward(g, x, a[0]);
+     },
+     nullptr, true},
+    {"hardshrink", 1, [](const Tensor& x, const Args& a) { return at::hardshrink(x, a[0]); },
+     nullptr,
+     [](const Tensor& g, const Tensor& x, const Args& a) {
+       return at::hardshrink_backward(g, x, a[0]);
+     },
+     nullptr, true},
+    {"softshrink", 1, [](const Tensor& x, const Args& a) { return at::softshrink(x, a[0]); },
+     nullptr,
+     [](const Tensor& g, const Tensor& x, const Args& a) {
+       return at::softshrink_backward(g, x, a[0]);
+     },
+     nullptr, true},
+    {"logsigmoid", 0, [](const Tensor& x, const Args&) { return at::log_sigmoid(x); }, nullptr,
+     [](const Tensor& g, const Tensor& x, const Args&) {
+       return at::log_sigmoid_backward(g, x, std::get<1>(at::log_sigmoid_forward(x)));
+     },
+     nullptr, false},
+    {"sigmoid", 0, [](const Tensor& x, const Args&) { return at::sigmoid(x); },
+     [](Tensor& x, const Args&) { at::sigmoid_(x); },
+     [](const Tensor& g, const Tensor& x, const Args&) {
+       return at::sigmoid_backward(g, at::sigmoid(x));
+     },
+     nullptr, true},
+    {"tanh", 0, [](const Tensor& x, const Args&) { return at::tanh(x); },
+     [](Tensor& x, const Args&) { at::tanh_(x); },
+     [](const Tensor& g, const Tensor& x, const Args&) {
+       return at::tanh_backward(g, at::tanh(x));
+     },
+     nullptr, true},
 };
 
 }  // namespace

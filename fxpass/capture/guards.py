@@ -37,6 +37,12 @@ BAKED: dict[type[nn.Module], tuple[str, ...]] = {
     nn.GELU: ("approximate",),
     nn.Softplus: ("beta", "threshold"),
     nn.Mish: ("inplace",),
+    nn.CELU: ("inplace", "alpha"),
+    nn.SELU: ("inplace",),
+    nn.Threshold: ("inplace", "threshold", "value"),
+    nn.Hardshrink: ("lambd",),
+    nn.Softshrink: ("lambd",),
+    nn.GLU: ("dim",),
     nn.Softmax: ("dim",),
     nn.LogSoftmax: ("dim",),
     nn.modules.dropout._DropoutNd: ("inplace",),
@@ -45,6 +51,10 @@ BAKED: dict[type[nn.Module], tuple[str, ...]] = {
     nn.modules.batchnorm._NormBase: ("training", "eps", "affine", "track_running_stats"),
     nn.GroupNorm: ("num_groups", "eps"),
     nn.LayerNorm: ("normalized_shape", "eps"),
+    nn.modules.padding._ConstantPadNd: ("padding", "value"),
+    nn.modules.padding._ReflectionPadNd: ("padding",),
+    nn.modules.padding._ReplicationPadNd: ("padding",),
+    nn.modules.padding._CircularPadNd: ("padding",),
 }
 """The attributes of a leaf module that a rewrite may bake, by class; base classes count too."""
 

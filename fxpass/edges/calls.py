@@ -50,6 +50,20 @@ class Call:
         return self.op.writes_input or bool(self.arguments.get("inplace"))
 
     @property
+    def reads_parameters_anew(self) -> bool:
+        """Whether the parameters may be read a second time.
+
+        One that is a property (a parametrisation) is computed whenever it is read, and computing it
+        may change buffers.
+        """
+        module = self.module
+        if module is None:
+            return True
+        members = (module._parameters, module._buffers, module.__dict__)
+        names = (_TENSORS & self.op.parameters.keys()) - {"input"}
+        return all(any(name in m for m in members) for name in names)
+
+    @property
     def inputs(self) -> list[Node]:
         """The values whose elements the op reads."""
         value = self.arguments.get("input")

@@ -49,6 +49,9 @@ def _extent(node: Node, call: Call | None, known: dict[Node, Extent]) -> Extent:
     name, a = call.op.name, call.arguments
     if name == "cat":
         return Extent(sum(e.channels for e in inputs), max((e.area for e in inputs), default=1.0))
+    if name.startswith("conv_transpose"):
+        channels = getattr(call.module, "out_channels", largest.channels)
+        return Extent(channels, largest.area * _steps(a["stride"], name))
     if name.startswith("conv"):
         channels = getattr(call.module, "out_channels", largest.channels)
         return Extent(channels, largest.area / _steps(a["stride"], name))
@@ -59,6 +62,10 @@ def _extent(node: Node, call: Call | None, known: dict[Node, Extent]) -> Extent:
         return Extent(largest.channels, largest.area / _steps(stride, name))
     if name.startswith("adaptive") or name == "sum":
         return Extent(largest.channels, _POOLED)
+    if name == "embedding":
+        return Extent(getattr(call.module, "embedding_dim", largest.channels), largest.area)
+    if name == "glu":
+        return Extent(largest.channels / 2, largest.area)
     if name == "shape":
         return Extent(0, 0)
     if name == "view" and _target(node) in ("chunk", "split"):

@@ -34,7 +34,7 @@ class Op:
             input gives a sparse result.
         reads_saved: backward reads the elements of the input that is kept, not only its shape or a
             code made of it.
-        cheap: the op may be run again in backward: an elementwise op, a pool or a copy.
+        cheap: the op may be run again in backward: an elementwise op, a norm, a pool or a copy.
 
     """
 
@@ -97,6 +97,28 @@ _BATCH_NORM = {
     "momentum": 0.1,
     "eps": 1e-5,
 }
+_CONV_TRANSPOSE = {
+    "input": None,
+    "weight": None,
+    "bias": None,
+    "stride": 1,
+    "padding": 0,
+    "output_padding": 0,
+    "groups": 1,
+    "dilation": 1,
+}
+_AFFINE = {"weight": None, "bias": None, "eps": 1e-5, "cudnn_enabled": True}
+_INSTANCE_NORM = {
+    "input": None,
+    "running_mean": None,
+    "running_var": None,
+    "weight": None,
+    "bias": None,
+    "use_input_stats": True,
+    "momentum": 0.1,
+    "eps": 1e-5,
+}
+_SOFTMAX = {"input": None, "dim": None, "dtype": None, "_stacklevel": 3}
 _UNARY = {"input": None, "inplace": False}
 _ACTIVATIONS: tuple[tuple[str, dict[str, Any], tuple[Any, ...], tuple[Any, ...], Any], ...] = (
     (
@@ -127,6 +149,18 @@ _ACTIVATIONS: tuple[tuple[str, dict[str, Any], tuple[Any, ...], tuple[Any, ...],
         (F.softplus,),
         (),
     ),
+    ("celu", {"input": None, "alpha": 1.0, "inplace": False}, (nn.CELU,), (F.celu,), ()),
+    ("selu", _UNARY, (nn.SELU,), (F.selu,), ()),
+    (
+        "threshold",
+        {"input": None, "threshold": None, "value": None, "inplace": False},
+        (nn.Threshold,),
+        (F.threshold,),
+        (),
+    ),
+    ("hardshrink", {"input": None, "lambd": 0.5}, (nn.Hardshrink,), (F.hardshrink,), ()),
+    ("softshrink", {"input": None, "lambd": 0.5}, (nn.Softshrink,), (F.softshrink,), ()),
+    ("logsigmoid", {"input": None}, (nn.LogSigmoid,), (F.logsigmoid,), ()),
 )
 
 TABLE: tuple[Op, ...] = (
@@ -148,9 +182,49 @@ TABLE: tuple[Op, ...] = (
         for n, module in ((1, nn.BatchNorm1d), (2, nn.BatchNorm2d), (3, nn.BatchNorm3d))
     ),
     Op("batch_norm", _BATCH_NORM, functions=(F.batch_norm,), saves_input=True, cheap=True),
+    # The other norms keep their input too. Run again they give the same bits: each row, group or
+    # channel has statistics of its own.
+    Op(
+        "layer_norm",
+        {"input": None, "normalized_shape": None, **_AFFINE},
+        (nn.LayerNorm,),
+        (F.layer_norm, torch.layer_norm),
+        saves_input=True,
+        cheap=True,
+    ),
+    Op(
+        "group_norm",
+        {"input": None, "num_groups": None, **_AFFINE},
+        (nn.GroupNorm,),
+        (F.group_norm, torch.group_norm),
+        saves_input=True,
+        cheap=True,
+    ),
+    Op(
+        "instance_norm",
+        _INSTANCE_NORM,
+        (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+        (F.instance_norm,),
+        saves_input=True,
+        cheap=True,
+    ),
+    Op(
+        "prelu",
+        {"input": None, "weight": None},
+        (nn.PReLU,),
+        (F.prelu,),
+        ("prelu",),
+        saves_input=True,
+        cheap=True,
+    ),
+    Op("glu", {"input": None, "dim": -1}, (nn.GLU,), (F.glu,), saves_input=True, cheap=True),
     *(
         Op(f"conv{n}d", _CONV, (module,), (function,), saves_input=True)
         for n, module, function in _spatial("conv", "Conv")
+    ),
+    *(
+        Op(f"conv_transpose{n}d", _CONV_TRANSPOSE, (module,), (function,), saves_input=True)
+        for n, module, function in _spatial("conv_transpose", "ConvTranspose")
     ),
     Op(
         "linear",
@@ -306,6 +380,7 @@ TABLE: tuple[Op, ...] = (
         functions=(torch.sigmoid, F.sigmoid),
         methods=("sigmoid",),
         saves_result=True,
+        cheap=True,
     ),
     Op(
         "tanh",
@@ -313,7 +388,22 @@ TABLE: tuple[Op, ...] = (
         functions=(torch.tanh, F.tanh),
         methods=("tanh",),
         saves_result=True,
+        cheap=True,
     ),
+    *(
+        Op(
+            name,
+            _SOFTMAX,
+            (module,),
+            (getattr(F, name), getattr(torch, name)),
+            (name,),
+            saves_result=True,
+            cheap=True,
+        )
+        for name, module in (("softmax", nn.Softmax), ("log_softmax", nn.LogSoftmax))
+    ),
+    # It keeps the indices it is given, of which no recipe makes less.
+    Op("embedding", modules=(nn.Embedding,), functions=(F.embedding,)),
     Op(
         "stochastic_depth",
         {"input": None, "p": None, "mode": None, "training": True},
@@ -327,6 +417,22 @@ TABLE: tuple[Op, ...] = (
         saves_input=True,
         reads_saved=False,
         cheap=True,
+    ),
+    *(
+        Op(
+            f"{name}_pad",
+            {"input": None, "padding": None, "mode": mode, "value": None},
+            tuple(getattr(nn, f"{prefix}Pad{n}d") for n in (1, 2, 3)),
+            saves_input=True,
+            reads_saved=False,
+            cheap=True,
+        )
+        for name, mode, prefix in (
+            ("constant", "constant", "Constant"),
+            ("reflection", "reflect", "Reflection"),
+            ("replication", "replicate", "Replication"),
+            ("circular", "circular", "Circular"),
+        )
     ),
     Op("sum", functions=(torch.sum, torch.mean), methods=("sum", "mean")),
     Op("shape", functions=(getattr, len), methods=("size", "dim", "numel", "stride")),

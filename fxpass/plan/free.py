@@ -1,8 +1,8 @@
-"""The free plan: the cheapest exact recipe of each value, nothing heavier than a pool re-run.
+"""The free plan: the cheapest exact recipe of each value, nothing heavier than a norm re-run.
 
 Which values are kept is the cheapest cut between what cannot be made again (the results of
 convolutions, products of matrices, unknown ops) and what backward reads (plan/cut.py). All others
-are restored from those kept. What a batch norm keeps for itself pays for the activation behind it;
+are restored from those kept. What a norm keeps for itself pays for the activation behind it;
 the pieces of a DenseNet's concatenations pay for the concatenations.
 """
 
@@ -16,6 +16,9 @@ from fxpass.plan.plan import Choice, Plan, Recipe
 
 _FUSED = ("relu", "relu6", "hardtanh", "hardswish", "hardsigmoid", "silu", "mish")
 """The activations that are one op with the batch norm in front of them."""
+
+_WITH_PARAMETERS = ("layer_norm", "group_norm", "instance_norm", "prelu")
+"""The ops whose handle copies parameters, beside the module that reads them too."""
 
 _LAST_RESORT = 1e15
 """The cost of a value that is saved and then written over: eager's backward raises."""
@@ -146,10 +149,16 @@ class _FreePlanner:
             return False
         if name == "relu":
             return pool_fused_with(call, self.edges) is None
+        if name in _WITH_PARAMETERS:
+            return call.reads_parameters_anew
+        if name == "glu":
+            return True
         if not all(map(self.edges.is_tensor, call.inputs)):
             return False
         if name in ("add", "add_", "mul"):
             return len(call.inputs) == len(arguments["input"]) == 2
+        if name in ("softmax", "log_softmax"):
+            return isinstance(arguments["dim"], int) and arguments["dtype"] is None
         if name == "stochastic_depth":
             known = arguments["mode"] in ("row", "batch")
             return bool(arguments["training"]) and known and 0 < arguments["p"] <= 1

@@ -28,5 +28,5 @@ def rewrite_activation(context: Context, call: Call) -> Node:
     return new
 
 
-_NOT_IN_PLACE = ("elu", "leaky_relu")
+_NOT_IN_PLACE = ("celu", "elu", "leaky_relu", "selu", "threshold")
 """In place, eager's backward of these reads the result."""

@@ -62,9 +62,18 @@ class Context:
         return self.plan.restores(value.name)
 
     def keeps(self, value: Any) -> bool:
-        """Whether the plan keeps a value, so that a handle may hold on to it dense."""
-        original = self._originals.get(value, value) if isinstance(value, Node) else None
-        return original is not None and self.plan.keeps(original.name)
+        """Whether the plan keeps a value, so that a handle may hold on to it dense.
+
+        A view has no recipe of its own: whoever keeps the value it lies in keeps the view.
+        """
+        if not isinstance(value, Node):
+            return False
+        original = self._originals.get(value, value)
+        call = self.edges.calls.get(original)
+        while call is not None and call.op.name == "view" and call.inputs:
+            original = call.inputs[0]
+            call = self.edges.calls.get(original)
+        return self.plan.keeps(original.name)
 
     def is_tensor(self, value: Node) -> bool:
         """Whether a value is known to be a tensor."""

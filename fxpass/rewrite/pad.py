@@ -13,7 +13,10 @@ from fxpass.rewrite.context import Context
 
 
 def rewrite_pad(context: Context, call: Call) -> Node:
-    """Rewrites torch.nn.functional.pad."""
+    """Rewrites torch.nn.functional.pad, and ConstantPad2d, ReflectionPad2d and so on."""
     a = call.arguments
-    args = [a["input"], context.handle(a["input"]), list(a["pad"]), a["mode"], a["value"]]
+    amounts = list(a["pad"] if call.module is None else a["padding"])
+    args = [a["input"], context.handle(a["input"]), amounts, a["mode"], a["value"]]
+    if call.op.name == "circular_pad":
+        args.append(len(amounts) // 2)  # these modules look at the dimensions of their input
     return context.replace(call.node, context.op_with_handle(call, "pad", args))

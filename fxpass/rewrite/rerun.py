@@ -18,12 +18,15 @@ from fxpass.edges import Call
 from fxpass.rewrite.context import Context, dims_of, ints
 
 
-def begin_rerun(context: Context, call: Call) -> Node | None:
-    """Inserts the handle of the call's value in front of it, if the plan restores that value."""
+def begin_rerun(context: Context, call: Call, before: Node | None = None) -> Node | None:
+    """Inserts the handle of the call's value, if the plan restores that value.
+
+    It stands in front of the call, or where `before` says.
+    """
     if not context.restores(call.node):
         return None
     name, args = _HANDLES.get(call.op.name, _activation)(context, call)
-    return context.insert(call.node, name, args)
+    return context.insert(before or call.node, name, args)
 
 
 def end_rerun(context: Context, handle: Node | None, value: Node) -> None:
@@ -31,7 +34,7 @@ def end_rerun(context: Context, handle: Node | None, value: Node) -> None:
     if handle is None:
         return
     otherwise = context.handle(value)
-    after = value if otherwise is None else otherwise
+    after = max(node for node in (handle, value, otherwise) if node is not None)
     bound = context.insert(after.next, "bind", [handle, value, otherwise])
     context.set_handle(value, bound)
 
@@ -90,6 +93,50 @@ def _contiguous(context: Context, call: Call) -> tuple[str, list[Any]]:
     return "rerun_contiguous", [value, context.handle(value), _dense(context, call, value)]
 
 
+def _affine(context: Context, call: Call) -> list[Any]:
+    """Weight, bias and eps of a norm, and whether its input may be held dense."""
+    weight, bias = context.parameter(call, "weight"), context.parameter(call, "bias")
+    return [weight, bias, call.arguments["eps"], _dense(context, call, call.arguments["input"])]
+
+
+def _layer_norm(context: Context, call: Call) -> tuple[str, list[Any]]:
+    value, shape = call.arguments["input"], ints(call.arguments["normalized_shape"], 1)
+    return "rerun_layer_norm", [value, context.handle(value), shape, *_affine(context, call)]
+
+
+def _group_norm(context: Context, call: Call) -> tuple[str, list[Any]]:
+    value, groups = call.arguments["input"], call.arguments["num_groups"]
+    return "rerun_group_norm", [value, context.handle(value), groups, *_affine(context, call)]
+
+
+def _instance_norm(context: Context, call: Call) -> tuple[str, list[Any]]:
+    value, module = call.arguments["input"], call.module
+    of_input = call.arguments["use_input_stats"]
+    if module is not None:
+        of_input = bool(module.training or not module.track_running_stats)
+    weight, bias, eps, dense = _affine(context, call)
+    running = [context.parameter(call, name) for name in ("running_mean", "running_var")]
+    args = [weight, bias, *running, of_input, eps, dense]
+    return "rerun_instance_norm", [value, context.handle(value), *args]
+
+
+def _prelu(context: Context, call: Call) -> tuple[str, list[Any]]:
+    value, weight = call.arguments["input"], context.parameter(call, "weight")
+    return "rerun_prelu", [value, context.handle(value), weight, _dense(context, call, value)]
+
+
+def _softmax(context: Context, call: Call) -> tuple[str, list[Any]]:
+    value, dim = call.arguments["input"], call.arguments["dim"]
+    is_log = call.op.name == "log_softmax"
+    dense = _dense(context, call, value)
+    return "rerun_softmax", [value, context.handle(value), dim, is_log, dense]
+
+
+def _glu(context: Context, call: Call) -> tuple[str, list[Any]]:
+    value, dim = call.arguments["input"], call.arguments["dim"]
+    return "rerun_glu", [value, context.handle(value), dim, _dense(context, call, value)]
+
+
 def _max_pool(context: Context, call: Call) -> tuple[str, list[Any]]:
     a, n = call.arguments, dims_of(call)
     relu = context.fused_relu(call)
@@ -125,6 +172,13 @@ _HANDLES: dict[str, Callable[[Context, Call], tuple[str, list[Any]]]] = {
     "mul": _mul,
     "cat": _cat,
     "contiguous": _contiguous,
+    "layer_norm": _layer_norm,
+    "group_norm": _group_norm,
+    "instance_norm": _instance_norm,
+    "prelu": _prelu,
+    "softmax": _softmax,
+    "log_softmax": _softmax,
+    "glu": _glu,
     **{f"avg_pool{n}d": _avg_pool for n in (1, 2, 3)},
     **{f"max_pool{n}d": _max_pool for n in (1, 2, 3)},
 }

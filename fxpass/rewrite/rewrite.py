@@ -10,7 +10,9 @@ from fxpass.rewrite.batch_norm import rewrite_batch_norm
 from fxpass.rewrite.bitmap import add_bitmap
 from fxpass.rewrite.context import Context, Rewrite
 from fxpass.rewrite.conv import rewrite_conv
+from fxpass.rewrite.conv_transpose import rewrite_conv_transpose
 from fxpass.rewrite.dropout import rewrite_dropout, rewrite_stochastic_depth
+from fxpass.rewrite.keep import rewrite_saved_input, rewrite_saved_result
 from fxpass.rewrite.linear import rewrite_linear
 from fxpass.rewrite.max_pool import rewrite_adaptive_max_pool, rewrite_max_pool
 from fxpass.rewrite.mul import rewrite_mul
@@ -21,15 +23,23 @@ from fxpass.rewrite.rerun import rewrite_rerun
 _REWRITES: dict[str, Rewrite] = {
     "relu": rewrite_relu,
     **{f"conv{n}d": rewrite_conv for n in (1, 2, 3)},
+    **{f"conv_transpose{n}d": rewrite_conv_transpose for n in (1, 2, 3)},
     "linear": rewrite_linear,
     **{f"max_pool{n}d": rewrite_max_pool for n in (1, 2, 3)},
     **{f"avg_pool{n}d": rewrite_avg_pool for n in (1, 2, 3)},
     **{f"adaptive_avg_pool{n}d": rewrite_adaptive_avg_pool for n in (1, 2, 3)},
     **{f"adaptive_max_pool{n}d": rewrite_adaptive_max_pool for n in (1, 2, 3)},
     "pad": rewrite_pad,
+    **dict.fromkeys(
+        ("constant_pad", "reflection_pad", "replication_pad", "circular_pad"), rewrite_pad
+    ),
     "batch_norm": rewrite_batch_norm,
     **{f"batch_norm{n}d": rewrite_batch_norm for n in (1, 2, 3)},
     **dict.fromkeys(ACTIVATIONS, rewrite_activation),
+    **dict.fromkeys(
+        ("layer_norm", "group_norm", "instance_norm", "prelu", "glu"), rewrite_saved_input
+    ),
+    **dict.fromkeys(("sigmoid", "tanh", "softmax", "log_softmax"), rewrite_saved_result),
     "mul": rewrite_mul,
     "dropout": rewrite_dropout,
     "alpha_dropout": rewrite_dropout,
