@@ -33,14 +33,14 @@ RELU_IN_PLACE = ("module_inplace", "F_inplace", "torch_inplace", "method_inplace
 HOOKS = ("forward", "forward_pre", "backward", "doubles")
 
 # What follows what, as weights. A value is named by the op that made it.
-_AFTER_INPUT = {"conv": 6, "batch_norm": 2, "relu": 5, "linear": 1, "max_pool": 1, "block": 1,
+_AFTER_INPUT = {"conv": 6, "batch_norm": 2, "relu": 8, "linear": 1, "max_pool": 1, "block": 1,
                 "residual": 2, "norm": 1}  # fmt: skip
-_AFTER_RELU = {"conv": 10, "max_pool": 9, "linear": 3, "add": 2, "flatten": 2, "view": 5,
+_AFTER_RELU = {"conv": 14, "max_pool": 14, "linear": 4, "add": 2, "flatten": 2, "view": 5,
                "other": 2, "avg_pool": 2, "adaptive_avg_pool": 2, "adaptive_max_pool": 2,
                "relu": 1, "dropout": 2, "cat": 1, "batch_norm": 1, "mul": 1, "residual": 1,
                "activation": 1, "stochastic_depth": 1, "norm": 2, "conv_transpose": 1,
                "pad": 1}  # fmt: skip
-_AFTER_CONV = {"relu": 12, "batch_norm": 9, "add": 2, "conv": 1, "cat": 1, "block": 1, "mul": 1,
+_AFTER_CONV = {"relu": 16, "batch_norm": 9, "add": 2, "conv": 1, "cat": 1, "block": 1, "mul": 1,
                "other": 1, "view": 3, "again": 1, "max_pool": 1, "avg_pool": 1, "activation": 4,
                "conv_transpose": 2, "residual": 1, "norm": 3, "pad": 1}  # fmt: skip
 _AFTER_NORM = {"relu": 8, "activation": 8, "add": 3, "conv": 1, "other": 1, "block": 1, "again": 1,

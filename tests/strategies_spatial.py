@@ -231,7 +231,7 @@ def block(draw: Any, shape: Shape) -> Drawn:
 def residual(draw: Any, shape: Shape) -> Drawn:
     """A stage of a known network: what is summed, scaled, dropped and activated."""
     args = {"channels": shape[1], "pre": draw(st.booleans()), "gate": chance(draw, 3)}
-    args["activation"] = draw(st.sampled_from(("relu", *ACTIVATIONS)))
+    args["activation"] = draw(st.sampled_from(("relu",) * 4 + ACTIVATIONS))
     # In place of a block's input, somebody else's value would be written to.
     args["inplace"] = draw(st.booleans()) and not args["pre"]
     args["depth"] = draw(st.sampled_from((0.0, 0.0, 0.4)))

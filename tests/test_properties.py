@@ -126,7 +126,7 @@ def drawn(n):
 
 
 def test_the_generator_covers_what_it_should():
-    count = Counter(feature for network in drawn(1000) for feature in set(features(network)))
+    count = Counter(feature for network in drawn(2000) for feature in set(features(network)))
     wanted = """
         op conv|op conv as F|op linear|op add|op add as inplace|op cat|op batch_norm|op flatten
         op view|op dropout|op max_pool|op avg_pool|op adaptive_avg_pool|op adaptive_max_pool|op mul
@@ -155,13 +155,13 @@ def test_the_generator_covers_what_it_should():
     """
     missing = [f.strip() for line in wanted.split("\n") for f in line.split("|") if f.strip()]
     assert [feature for feature in missing if count[feature] < 3] == []
-    assert count["ReLU -> conv, linear or max pool"] >= 0.4 * 1000
+    assert count["ReLU -> conv, linear or max pool"] >= 0.4 * 2000
 
 
 def test_the_networks_are_traced():
     # A network that runs its own forward, with no op rewritten, would prove nothing.
     untraced = []
-    for network in drawn(1000)[:100]:
+    for network in drawn(2000)[:100]:
         model, inputs = build(network)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -181,7 +181,7 @@ def test_a_copy_of_a_network_equals_it(network):
 
 def test_most_networks_train():
     trained = 0
-    for network in drawn(1000)[:150]:
+    for network in drawn(2000)[:150]:
         model, inputs = build(network)
         with warnings.catch_warnings(action="ignore"):
             done = record(Autocast(model, network.autocast), inputs, Loop(1, loss_of(network)))
@@ -237,7 +237,7 @@ def test_the_property_finds_what_is_wrong(wrong):
         return twin
 
     found = 0
-    for network in itertools.islice(filter(uses(wrong), drawn(1000)), 150):
+    for network in itertools.islice(filter(uses(wrong), drawn(2000)), 150):
         with contextlib.suppress(UnsatisfiedAssumption):
             first, other = run_all(network, twin_of)
             found += bool(compare(first, other))
