@@ -141,6 +141,35 @@ EXAMPLES: dict[str, Example] = {
     ),
     "sum": example(),
     "shape": example(own={"getattr": ("shape",)}),
+    "celu": example(),
+    "selu": example(),
+    "threshold": example(0.1, 20.0, module=(0.1, 20.0)),
+    "hardshrink": example(),
+    "softshrink": example(),
+    "logsigmoid": example(),
+    "layer_norm": example([6], trained(6), module=([6],)),
+    "group_norm": example(3, trained(3), module=(3, 3)),
+    "instance_norm": example(module=(3,), shapes={f"InstanceNorm{n}d": image(n) for n in (1, 3)}),
+    "prelu": example(trained(3)),
+    "glu": example(),
+    "conv_transpose1d": example(trained(3, 2, 3), module=(3, 2, 3), x=image(1)),
+    "conv_transpose2d": example(trained(3, 2, 3, 3), module=(3, 2, 3)),
+    "conv_transpose3d": example(trained(3, 2, 3, 3, 3), module=(3, 2, 3), x=image(3)),
+    "softmax": example(1, module=(1,)),
+    "log_softmax": example(1, module=(1,)),
+    "embedding": example(trained(4, 3), module=(4, 3), x=torch.tensor([[1, 2], [0, 3]])),
+    **{
+        f"{name.lower()}_pad": example(
+            module=(1, *value), shapes={f"{name}Pad{n}d": image(n) for n in (1, 3)}
+        )
+        for name, value in {
+            "Constant": (0.5,),
+            "Zero": (),
+            "Reflection": (),
+            "Replication": (),
+            "Circular": (),
+        }.items()
+    },
 }
 
 _TAKE_A_LIST = ("cat", "stack")

@@ -403,7 +403,7 @@ TABLE: tuple[Op, ...] = (
         for name, module in (("softmax", nn.Softmax), ("log_softmax", nn.LogSoftmax))
     ),
     # It keeps the indices it is given, of which no recipe makes less.
-    Op("embedding", modules=(nn.Embedding,), functions=(F.embedding,)),
+    Op("embedding", modules=(nn.Embedding,), functions=(F.embedding,), saves_input=True),
     Op(
         "stochastic_depth",
         {"input": None, "p": None, "mode": None, "training": True},
@@ -423,12 +423,13 @@ TABLE: tuple[Op, ...] = (
             f"{name}_pad",
             {"input": None, "padding": None, "mode": mode, "value": None},
             tuple(getattr(nn, f"{prefix}Pad{n}d") for n in (1, 2, 3)),
-            saves_input=True,
+            saves_input=mode in ("reflect", "replicate"),
             reads_saved=False,
             cheap=True,
         )
         for name, mode, prefix in (
             ("constant", "constant", "Constant"),
+            ("zero", "constant", "Zero"),
             ("reflection", "reflect", "Reflection"),
             ("replication", "replicate", "Replication"),
             ("circular", "circular", "Circular"),

@@ -31,7 +31,8 @@ _REWRITES: dict[str, Rewrite] = {
     **{f"adaptive_max_pool{n}d": rewrite_adaptive_max_pool for n in (1, 2, 3)},
     "pad": rewrite_pad,
     **dict.fromkeys(
-        ("constant_pad", "reflection_pad", "replication_pad", "circular_pad"), rewrite_pad
+        ("constant_pad", "zero_pad", "reflection_pad", "replication_pad", "circular_pad"),
+        rewrite_pad,
     ),
     "batch_norm": rewrite_batch_norm,
     **{f"batch_norm{n}d": rewrite_batch_norm for n in (1, 2, 3)},
