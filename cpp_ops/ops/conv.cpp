@@ -3,9 +3,9 @@
 // Source: aten::conv{1,2,3}d and aten::convolution_backward; the two calls give the bits of one.
 
 #include <ATen/ATen.h>
-#include <ATen/autocast_mode.h>
 #include <torch/library.h>
 
+#include "ops/autocast.h"
 #include "ops/node.h"
 #include "ops/pad.h"
 #include "saved/codec.h"
@@ -120,9 +120,7 @@ template <int N>
 bool is_ours(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias) {
   return torch::autograd::compute_requires_grad(x, weight, bias) && codec::is_plain(x) &&
          codec::is_plain(weight) && at::isFloatingType(x.scalar_type()) && weight.dim() == N + 2 &&
-         (x.dim() == N + 2 || x.dim() == N + 1) && are_alike(x, weight, bias) &&
-         // Eager's op is a stop of autocast's, aten::convolution is not.
-         !at::autocast::is_autocast_enabled(at::kCPU);
+         (x.dim() == N + 2 || x.dim() == N + 1) && are_alike(x, weight, bias);
 }
 
 template <int N>
@@ -210,7 +208,9 @@ FXPASS_EAGER_CONV(conv3d)
           "] dilation=1, int groups=1) -> Tensor");                                         \
   }                                                                                         \
   FXPASS_REGISTER(#NAME, (conv<N, eager_##NAME>))                                           \
-  FXPASS_REGISTER(#NAME ".padding", (conv_padding<N, eager_padding_##NAME>))
+  FXPASS_REGISTER(#NAME ".padding", (conv_padding<N, eager_padding_##NAME>))                \
+  FXPASS_AUTOCAST_LOWER_PRECISION(#NAME, (conv<N, eager_##NAME>))                           \
+  FXPASS_AUTOCAST_LOWER_PRECISION(#NAME ".padding", (conv_padding<N, eager_padding_##NAME>))
 
 FXPASS_CONV(conv1d, 1)
 FXPASS_CONV(conv2d, 2)
