@@ -127,13 +127,44 @@ def test_backward_inside_the_region(make, arguments):
     assert not compare(eager, ours)
 
 
-def test_backward_in_a_region_that_forward_was_not_in():
-    model, x = NETWORKS["squeeze-excite hard"](), images()
+class Branches(nn.Module):
+    """Pools and padding that are run again on what is kept for the activation."""
+
+    def __init__(self, pools=(F.max_pool3d, F.avg_pool3d)):
+        super().__init__()
+        self.pools = pools
+        self.first, self.norm = nn.Conv3d(2, 4, 3, padding=1), nn.BatchNorm3d(4)
+        self.a, self.b, self.c = (nn.Conv3d(4, 2, 2) for _ in range(3))
+
+    def forward(self, x):
+        y = self.first(x)
+        pooled = [pool(y, 2) for pool in self.pools]
+        outer = F.pad(self.norm(y), [1] * 6, mode="replicate")
+        return self.a(pooled[0]) + self.b(pooled[1]), self.c(outer), F.silu(y)
+
+
+def test_pools_and_padding_again():
+    check(Branches(), images(2, 2, 8, 8, 8), share=0.4)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (NETWORKS["squeeze-excite hard"](), (2, 3, 12, 12)),
+        # Average pooling has no kernel for bf16.
+        (Branches((F.max_pool3d, F.max_pool3d)), (2, 2, 8, 8, 8)),
+    ],
+    ids=["2d", "3d"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, BF16])
+def test_backward_in_a_region_that_forward_was_not_in(model, shape, dtype):
+    model, x = copy.deepcopy(model).to(dtype), images(*shape).to(dtype)
     seen = []
     for m in (model, fxpass.compile(copy.deepcopy(model))):
         output = m(x)
+        loss = sum(y.sum() for y in output)
         with region():
-            seen.append(torch.autograd.grad(output.sum(), [*m.parameters()]))
+            seen.append(torch.autograd.grad(loss, [*m.parameters()]))
     assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
 
 
@@ -199,6 +230,20 @@ def test_a_shared_weight_is_cast_once(cached):
         with make():
             output = model(images())
         assert casts_of(output, layer.weight) == (1 if cached else 2)
+
+
+def test_the_casts_are_in_eagers_order():
+    # The later ones come first in backward.
+    x = images(2, 3, 8, 8)
+    for model in (nn.Conv2d(3, 4, 3), nn.Sequential(nn.ReLU(), nn.Linear(8, 4))):
+        orders = []
+        for m in pair(model):
+            node = m(x * 2).grad_fn
+            while len(node.next_functions) < 2:
+                node = node.next_functions[0][0]
+            behind = [n for n, _ in node.next_functions]
+            orders.append(sorted(range(len(behind)), key=lambda i: behind[i]._sequence_nr()))
+        assert orders[0] == orders[1]
 
 
 def test_two_calls_in_one_region_share_the_cast():
@@ -336,3 +381,32 @@ def test_special_values(special):
     check(conv_relu()[:7], x)
     check(nn.Sequential(nn.ReLU(), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.SiLU()), x)
     check(nn.Sequential(nn.BatchNorm2d(3), nn.Hardtanh(), nn.Conv2d(3, 4, 3)), x)
+
+
+class WritesOver(nn.Module):
+    """Writes to a value in fp32 of which convolutions have taken a cast: eager allows it."""
+
+    def __init__(self, first):
+        super().__init__()
+        self.first, self.conv, self.other = first, nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3)
+
+    def forward(self, x):
+        y = self.first(x)
+        a = self.conv(y)
+        y += 1
+        return a, self.other(y)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [nn.BatchNorm2d(4), nn.SiLU(), nn.AvgPool2d(1), nn.MaxPool2d(2), nn.Identity(), nn.Hardtanh()],
+    ids=lambda module: type(module).__name__,
+)
+def test_a_value_written_to_after_its_cast(first):
+    model = nn.Sequential(nn.BatchNorm2d(4), WritesOver(first))
+    check(model, images(2, 4, 8, 8))
+
+
+def test_relu_into_linear():
+    model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 1))
+    check(model, images(400, 64), share=0.8)
