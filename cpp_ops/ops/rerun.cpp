@@ -77,13 +77,9 @@ SavedPtr rerun_cat(at::TensorList tensors, const c10::List<Handle>& handles, std
   TORCH_CHECK_VALUE(tensors.size() == handles.size(), "fxpass::rerun_cat: ", tensors.size(),
                     " tensors and ", handles.size(), " handles");
   RerunInputs inputs;
+  // Together the pieces are no larger than what is made of them. Of several dtypes cat makes by
+  // itself what autocast makes of them.
   for (std::size_t i = 0; i < tensors.size(); ++i) {
-    // Autocast casts what is not of one dtype.
-    if (at::autocast::is_autocast_enabled(at::kCPU) &&
-        tensors[i].scalar_type() != tensors[0].scalar_type()) {
-      return nothing();
-    }
-    // Together the pieces are no larger than what is made of them.
     inputs.hold(tensors[i], handles[i], autocast::may_hold_dense(tensors[i]));
   }
   return rerun("cat", std::move(inputs), [dim](Values& v) { return at::cat(v, dim); });
