@@ -423,6 +423,24 @@ def test_a_value_written_to_after_its_cast(first):
     check(model, images(2, 4, 8, 8))
 
 
+@pytest.mark.parametrize("swap", [False, True])
+def test_a_sum_of_two_dtypes_written_over_one_of_them(swap):
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.conv = nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, padding=1)
+            self.inner, self.last = nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x):
+            a, b = self.norm(x), self.inner(self.conv(x))
+            if swap:
+                a, b = b, a
+            a += b
+            return self.last(F.silu(a))
+
+    check(Residual(), images(2, 4, 9, 9, grad=False), share=0.65)
+
+
 def test_relu_into_linear():
     model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 1))
     check(model, images(400, 64), share=0.8)

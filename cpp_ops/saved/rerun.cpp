@@ -41,7 +41,8 @@ bool RerunSaved::pack(const at::Tensor&) { return inputs_.complete(); }
 at::Tensor RerunSaved::restore() {
   auto inputs = inputs_.unpack();
   at::AutoDispatchBelowADInplaceOrView below;
-  auto value = function_(inputs);
+  // A sum written over its first term has that one's dtype: eager too rounds it as it writes it.
+  auto value = function_(inputs).to(dtype());
   if (value.strides() == at::IntArrayRef(geometry().strides)) return value;
   return at::empty_strided(geometry().sizes, geometry().strides, value.options()).copy_(value);
 }
