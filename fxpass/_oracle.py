@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -146,6 +147,7 @@ class Loop:
     loss_fn: LossFn = sum_of_outputs
     input_grads: bool | None = None  # None: as the inputs say
     learning_rate: float = 0.01
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext  # what each step runs in
 
 
 _BITS_LEFT = itertools.cycle((0x3F9D3F9D, -1, 0x42004200, 0, -0x40AC40AC))
@@ -172,7 +174,8 @@ def record(
     with preserved(module, inputs):
         try:
             for step in range(loop.steps):
-                _one_step(function, module, inputs, loop, step, recording, keep)
+                with loop.around():
+                    _one_step(function, module, inputs, loop, step, recording, keep)
         except Exception as error:
             recording.error = error
     return recording

@@ -67,6 +67,7 @@ _VIEWS: dict[str, Callable[[Shape], bool]] = {
 }
 
 _ADDS = ("operator", "operator", "torch", "method", "alpha", "sub", "inplace", "inplace_sub")
+_REGIONS = ("bf16", "bf16", "whole step", "fp16", "uncached")
 _MULS = ("operator", "torch", "method", "number", "gate", "gate first")
 _SHAPELESS = {
     "dropout": dropout,
@@ -101,7 +102,7 @@ def networks(draw: Any, max_layers: int = 8) -> Network:
         weights=draw(st.sampled_from(("normal",) * 5 + ("ties", "edges", "specials"))),
         weights_channels_last=chance(draw, 4),
         training=not chance(draw, 5),
-        autocast=chance(draw, 12),
+        autocast=draw(st.sampled_from(_REGIONS)) if chance(draw, 6) else "off",
         hooks=_hooks(draw, [i for i in with_module if i == -1 or _is_module(state.layers[i])]),
         loss=draw(st.sampled_from(("weighted", "weighted", "weighted", "sum", "first"))),
         seed=draw(st.integers(0, 999)),

@@ -7,6 +7,8 @@ failing example prints as a `Network(...)` that can be pasted into a test.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -59,7 +61,7 @@ class Network:
     weights: str = "normal"
     weights_channels_last: bool = False
     training: bool = True
-    autocast: bool = False
+    autocast: str = "off"  # off | bf16 | fp16 | uncached | whole step
     hooks: tuple[tuple[int, str], ...] = ()
     loss: str = "weighted"  # weighted | sum | first
     seed: int = 0
@@ -187,15 +189,26 @@ def loss_of(network: Network):
     return loss
 
 
-class Autocast(nn.Module):
-    """The module called inside a bf16 autocast region, as a user would."""
+REGIONS = {
+    "bf16": lambda: torch.autocast("cpu", torch.bfloat16),
+    "fp16": lambda: torch.autocast("cpu", torch.float16),
+    "uncached": lambda: torch.autocast("cpu", torch.bfloat16, cache_enabled=False),
+}
 
-    def __init__(self, inner: nn.Module, enabled: bool) -> None:
+
+class Autocast(nn.Module):
+    """The module called inside an autocast region, as a user would."""
+
+    def __init__(self, inner: nn.Module, region: str) -> None:
         super().__init__()
         self.inner = inner
-        self.enabled = enabled
+        self.region = REGIONS.get(region, contextlib.nullcontext)
 
     def forward(self, *inputs: Any) -> Any:
-        region = torch.autocast("cpu", torch.bfloat16) if self.enabled else contextlib.nullcontext()
-        with region:
+        with self.region():
             return self.inner(*inputs)
+
+
+def around_step(network: Network) -> Callable[[], AbstractContextManager[Any]]:
+    """What the whole of a step runs in, its loss and backward too."""
+    return REGIONS["bf16"] if network.autocast == "whole step" else contextlib.nullcontext

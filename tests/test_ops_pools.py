@@ -4,9 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from _bits import LAYOUTS, Upstream, check, check_errors_too, examples, values
+from _exact import assert_exact
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from strategies_values import FILLS
+from torch import nn
 
 ops = torch.ops.fxpass
 DTYPES = (torch.float32, torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -331,3 +333,29 @@ def test_autocast(name, dims, dtype):
     if name == "adaptive_max_pool":
         ours = (lambda op: lambda *a: op(*a)[0])(ours)
     check(cast(eager), cast(ours), [values((2, 3, *[6] * dims), dtype)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_strides_behind_a_relu_of_one_channel(dims, frozen, inplace, dtype):
+    # One channel is of both memory formats: in place the ReLU keeps the convolution's choice.
+    conv, pool = ((nn.Conv2d, nn.MaxPool2d), (nn.Conv3d, nn.MaxPool3d))[dims - 2]
+    form = (torch.channels_last, torch.channels_last_3d)[dims - 2]
+    model = nn.Sequential(conv(3, 1, 1), nn.ReLU(inplace), pool(2))
+    model = model.to(dtype=dtype, memory_format=form)
+    model[0].requires_grad_(not frozen)
+    x = values((2, 3, 6, 6, 6)[: dims + 2], dtype).contiguous(memory_format=form)
+    other = values((2, 1, 3, 3, 3)[: dims + 2], dtype).requires_grad_()
+
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x, other):
+            y = self.model(x)
+            return y, y * other
+
+    assert_exact(Both(), x, other, steps=1)

@@ -17,7 +17,7 @@ import torch
 from hypothesis import HealthCheck, Phase, assume, event, given, settings
 from hypothesis.errors import UnsatisfiedAssumption
 from strategies import networks
-from strategies_network import Autocast, build, loss_of
+from strategies_network import Autocast, around_step, build, loss_of
 from torch import nn
 
 import fxpass
@@ -45,7 +45,7 @@ def run_all(network, twin_of):
     """Records eager twice, then its twin, all from one state; discards what proves nothing."""
     torch.set_num_threads(network.threads)
     model, inputs = build(network)
-    loop = Loop(STEPS, loss_of(network))
+    loop = Loop(STEPS, loss_of(network), around=around_step(network))
     eager = Autocast(model, network.autocast)
     first = record(eager, inputs, loop)
     if compare(first, record(eager, inputs, loop)):
@@ -137,7 +137,8 @@ def test_the_generator_covers_what_it_should():
         1d|2d|3d|batch 0|batch 1|layout channels_last|layout sliced|layout transposed
         layout expanded|values specials|values edges|values ties|hook forward|hook backward
         hook doubles|hook forward_pre|1 consumers|2 consumers|3 consumers|4 consumers|5 consumers
-        training False|autocast True|weights_channels_last True|groups True|padding same
+        training False|autocast bf16|autocast fp16|autocast uncached|autocast whole step
+        weights_channels_last True|groups True|padding same
         padding valid|padding_mode circular|padding_mode reflect|padding_mode replicate
         batch_norm -> relu|batch_norm -> activation|activation -> conv|activation -> mul
         op activation as F|op activation as module_inplace|op residual|op stochastic_depth

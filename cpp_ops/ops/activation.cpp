@@ -2,7 +2,6 @@
 // Source: aten::silu and its like (activations.cpp), and their backward formulas.
 
 #include <ATen/ATen.h>
-#include <ATen/autocast_mode.h>
 #include <torch/library.h>
 
 #include "ops/node.h"

@@ -3,7 +3,6 @@
 // aten::native_batch_norm and its backward; torch.nn.modules.batchnorm.
 
 #include <ATen/ATen.h>
-#include <ATen/autocast_mode.h>
 #include <torch/library.h>
 
 #include "ops/node.h"
@@ -35,7 +34,8 @@ struct BatchNormArgs {
 // ours alone.
 variable_list gradients(at::Tensor grad, const at::Tensor& x, const aten::BatchNorm& b,
                         std::array<bool, 3> wanted) {
-  const bool in_place = aten::kHasStubs && wanted[0] && is_mine(grad) && codec::is_flat(x) &&
+  const bool in_place = aten::kHasStubs && wanted[0] && is_mine(grad) &&
+                        !at::isReducedFloatingType(x.scalar_type()) && codec::is_flat(x) &&
                         codec::is_flat(grad) && has_canonical_strides(x) &&
                         grad.strides() == x.strides() && grad.sizes() == x.sizes() &&
                         grad.scalar_type() == x.scalar_type();
@@ -127,20 +127,29 @@ using Result = std::tuple<at::Tensor, SavedPtr>;
 
 // Whether a vector of a value a channel is what it should be, or absent.
 bool fits(const at::Tensor& t, const at::Tensor& x) {
-  return !t.defined() ||
-         (codec::is_plain(t) && t.is_contiguous() && t.dim() == 1 && t.numel() == x.size(1) &&
-          t.scalar_type() == x.scalar_type() && !has_tangent(t));
+  return !t.defined() || (codec::is_plain(t) && t.is_contiguous() && t.dim() == 1 &&
+                          t.numel() == x.size(1) && !has_tangent(t));
+}
+
+// The dtypes that ATen takes: one for all, or fp32 vectors for an input of half precision (autocast
+// leaves them so).
+bool dtypes_fit(const at::Tensor& x, const BatchNormArgs& a) {
+  const auto dtype = x.scalar_type();
+  const auto all = [&](at::ScalarType wanted) {
+    const auto is = [&](const at::Tensor& t) { return !t.defined() || t.scalar_type() == wanted; };
+    return is(a.weight) && is(a.bias) && is(a.running_mean) && is(a.running_var);
+  };
+  return at::isFloatingType(dtype) &&
+         (all(dtype) || (at::isReducedFloatingType(dtype) && all(at::kFloat)));
 }
 
 // Whether ATen's contiguous kernels run, and our node adds something to them.
 bool is_ours(const at::Tensor& x, const BatchNormArgs& a) {
-  const auto dtype = x.scalar_type();
   return torch::autograd::compute_requires_grad(x, a.weight, a.bias) && codec::is_flat(x) &&
-         (dtype == at::kFloat || dtype == at::kDouble) && x.dim() >= 2 && x.numel() > 0 &&
-         has_canonical_strides(x) && !has_tangent(x) && fits(a.weight, x) && fits(a.bias, x) &&
-         fits(a.running_mean, x) && fits(a.running_var, x) &&
-         (a.training || (a.running_mean.defined() && a.running_var.defined())) &&
-         !at::autocast::is_autocast_enabled(at::kCPU);
+         dtypes_fit(x, a) && x.dim() >= 2 && x.numel() > 0 && has_canonical_strides(x) &&
+         !has_tangent(x) && fits(a.weight, x) && fits(a.bias, x) && fits(a.running_mean, x) &&
+         fits(a.running_var, x) &&
+         (a.training || (a.running_mean.defined() && a.running_var.defined()));
 }
 
 at::Tensor copy_of(const at::Tensor& t) { return t.defined() ? t.detach().clone() : t; }
@@ -194,6 +203,7 @@ Normalized by_aten(const at::Tensor& x, const BatchNormArgs& a) {
   std::tie(out.y, out.mean, out.invstd) = at::native_batch_norm(
       x, a.weight, a.bias, a.running_mean, a.running_var, a.training, a.momentum, a.eps);
   if (a.relu()) {
+    if (!kernels_select_as_aten(out.y.scalar_type())) at::relu_(out.y);
     out.mask = relu_with_mask(out.y, out.y).mask;
   } else if (a.activation && a.activation->op->forward_ != nullptr) {
     a.activation->op->forward_(out.y, a.activation->args);

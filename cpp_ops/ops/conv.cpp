@@ -5,9 +5,9 @@
 // calls give the bits of one.
 
 #include <ATen/ATen.h>
-#include <ATen/autocast_mode.h>
 #include <torch/library.h>
 
+#include "ops/autocast.h"
 #include "ops/node.h"
 #include "ops/pad.h"
 #include "saved/codec.h"
@@ -139,9 +139,7 @@ template <int N>
 bool is_ours(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias) {
   return torch::autograd::compute_requires_grad(x, weight, bias) && codec::is_plain(x) &&
          codec::is_plain(weight) && at::isFloatingType(x.scalar_type()) && weight.dim() == N + 2 &&
-         (x.dim() == N + 2 || x.dim() == N + 1) && are_alike(x, weight, bias) &&
-         // Eager's op is a stop of autocast's, aten::convolution is not.
-         !at::autocast::is_autocast_enabled(at::kCPU);
+         (x.dim() == N + 2 || x.dim() == N + 1) && are_alike(x, weight, bias);
 }
 
 template <int N>
@@ -257,7 +255,9 @@ FXPASS_EAGER_CONV_TRANSPOSE(conv_transpose3d)
           "] dilation=1, int groups=1) -> Tensor");                                         \
   }                                                                                         \
   FXPASS_REGISTER(#NAME, (conv<N, eager_##NAME>))                                           \
-  FXPASS_REGISTER(#NAME ".padding", (conv_padding<N, eager_padding_##NAME>))
+  FXPASS_REGISTER(#NAME ".padding", (conv_padding<N, eager_padding_##NAME>))                \
+  FXPASS_AUTOCAST_LOWER_PRECISION(#NAME, (conv<N, eager_##NAME>))                           \
+  FXPASS_AUTOCAST_LOWER_PRECISION(#NAME ".padding", (conv_padding<N, eager_padding_##NAME>))
 
 FXPASS_CONV(conv1d, 1)
 FXPASS_CONV(conv2d, 2)
@@ -270,7 +270,8 @@ FXPASS_CONV(conv3d, 3)
           "Tensor? bias=None, int[" #N "] stride=1, int[" #N "] padding=0, int[" #N \
           "] output_padding=0, int groups=1, int[" #N "] dilation=1) -> Tensor");   \
   }                                                                                 \
-  FXPASS_REGISTER(#NAME, (conv_transpose<N, eager_##NAME>))
+  FXPASS_REGISTER(#NAME, (conv_transpose<N, eager_##NAME>))                         \
+  FXPASS_AUTOCAST_LOWER_PRECISION(#NAME, (conv_transpose<N, eager_##NAME>))
 
 FXPASS_CONV_TRANSPOSE(conv_transpose1d, 1)
 FXPASS_CONV_TRANSPOSE(conv_transpose2d, 2)

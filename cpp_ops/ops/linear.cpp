@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
+#include "ops/autocast.h"
 #include "ops/node.h"
 #include "ops/swap.h"
 
@@ -25,6 +26,7 @@ TORCH_LIBRARY_FRAGMENT(fxpass, m) {
 }
 
 FXPASS_REGISTER("linear", linear)
+FXPASS_AUTOCAST_LOWER_PRECISION("linear", linear)
 
 }  // namespace
 }  // namespace fxpass

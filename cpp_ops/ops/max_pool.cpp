@@ -82,34 +82,44 @@ std::optional<at::Tensor> ours(const at::Tensor& x, const PoolArgs& args, bool f
 }
 
 template <int N>
-at::Tensor pool(const at::Tensor& x, const PoolArgs& args, bool fused_relu) {
-  if (auto y = ours<N>(x, args, fused_relu)) return *y;
-  const auto input = fused_relu ? std::get<0>(fxpass::relu(x)) : x;
-  auto y = eager_values<N>(input, args);
-  keep_codes<N>(input, y, args);
+at::Tensor eager_pool(const at::Tensor& x, const PoolArgs& args) {
+  auto y = eager_values<N>(x, args);
+  keep_codes<N>(x, y, args);
   return y;
 }
 
-template <int N, bool fused_relu>
+template <int N>
 at::Tensor max_pool(const at::Tensor& x, at::IntArrayRef kernel_size, at::IntArrayRef stride,
                     at::IntArrayRef padding, at::IntArrayRef dilation, bool ceil_mode) {
-  return pool<N>(x, {kernel_size, stride, padding, dilation, ceil_mode}, fused_relu);
+  const PoolArgs args{kernel_size, stride, padding, dilation, ceil_mode};
+  if (auto y = ours<N>(x, args, /*fused_relu=*/false)) return *y;
+  return eager_pool<N>(x, args);
+}
+
+// inplace: eager's ReLU is. x stays as it is, but the pool's input has its strides.
+template <int N>
+at::Tensor relu_max_pool(const at::Tensor& x, at::IntArrayRef kernel_size, at::IntArrayRef stride,
+                         at::IntArrayRef padding, at::IntArrayRef dilation, bool ceil_mode,
+                         bool inplace) {
+  const PoolArgs args{kernel_size, stride, padding, dilation, ceil_mode};
+  if (auto y = ours<N>(x, args, /*fused_relu=*/true)) return *y;
+  return eager_pool<N>(inplace ? relu_unwritten(x) : std::get<0>(fxpass::relu(x)), args);
 }
 
 #define FXPASS_POOL_ARGS(N)                                            \
   "(Tensor x, int[" #N "] kernel_size, int[" #N "] stride=[], int[" #N \
   "] padding=0, "                                                      \
-  "int[" #N "] dilation=1, bool ceil_mode=False)"
+  "int[" #N "] dilation=1, bool ceil_mode=False"
 
-#define FXPASS_MAX_POOL(N)                                                            \
-  TORCH_LIBRARY_FRAGMENT(fxpass, m) {                                                 \
-    m.def("max_pool" #N "d" FXPASS_POOL_ARGS(N) " -> Tensor");                        \
-    m.def("max_pool" #N "d_with_indices" FXPASS_POOL_ARGS(N) " -> (Tensor, Tensor)"); \
-    m.def("relu_max_pool" #N "d" FXPASS_POOL_ARGS(N) " -> Tensor");                   \
-  }                                                                                   \
-  FXPASS_REGISTER("max_pool" #N "d", (max_pool<N, false>))                            \
-  FXPASS_REGISTER("max_pool" #N "d_with_indices", with_indices<N>)                    \
-  FXPASS_REGISTER("relu_max_pool" #N "d", (max_pool<N, true>))
+#define FXPASS_MAX_POOL(N)                                                               \
+  TORCH_LIBRARY_FRAGMENT(fxpass, m) {                                                    \
+    m.def("max_pool" #N "d" FXPASS_POOL_ARGS(N) ") -> Tensor");                          \
+    m.def("max_pool" #N "d_with_indices" FXPASS_POOL_ARGS(N) ") -> (Tensor, Tensor)");   \
+    m.def("relu_max_pool" #N "d" FXPASS_POOL_ARGS(N) ", bool inplace=False) -> Tensor"); \
+  }                                                                                      \
+  FXPASS_REGISTER("max_pool" #N "d", max_pool<N>)                                        \
+  FXPASS_REGISTER("max_pool" #N "d_with_indices", with_indices<N>)                       \
+  FXPASS_REGISTER("relu_max_pool" #N "d", relu_max_pool<N>)
 
 FXPASS_MAX_POOL(1)
 FXPASS_MAX_POOL(2)

@@ -25,9 +25,9 @@ std::tuple<at::Tensor, SavedPtr> pad(const at::Tensor& x, const std::optional<Sa
   RerunInputs inputs;
   inputs.hold(x, handle);
   auto saved = rerun("pad", std::move(inputs),
-                     [pad = pad.vec(), mode = std::string(mode), value](auto& inputs) {
-                       return at::pad(inputs[0], pad, mode, value);
-                     });
+                     // Autocast casts for some modes, and then pads.
+                     [pad = pad.vec(), mode = std::string(mode), value, dtype = y.scalar_type()](
+                         auto& inputs) { return at::pad(inputs[0].to(dtype), pad, mode, value); });
   saved->bind(y);
   return {std::move(y), std::move(saved)};
 }

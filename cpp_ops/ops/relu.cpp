@@ -45,12 +45,15 @@ std::tuple<at::Tensor, SavedPtr> with_lazy_handle(at::Tensor y) {
   return {std::move(y), std::move(handle)};
 }
 
-}  // namespace
-
-std::tuple<at::Tensor, SavedPtr> relu(const at::Tensor& x) {
-  if (!torch::autograd::compute_requires_grad(x) || !codec::is_flat(x) || has_tangent(x)) {
-    return with_lazy_handle(at::relu(x));
-  }
+// `keep_strides`: those of x, as in place; otherwise those that ATen chooses.
+std::tuple<at::Tensor, SavedPtr> relu_into_new(const at::Tensor& x, bool keep_strides) {
+  const auto by_aten = [&] {
+    if (!keep_strides) return at::relu(x);
+    auto y = at::empty_strided(x.sizes(), x.strides(), x.options());
+    return at::relu_out(y, x);
+  };
+  if (!torch::autograd::compute_requires_grad(x)) return with_lazy_handle(by_aten());
+  if (!codec::is_flat(x) || has_tangent(x)) return with_lazy_handle(at::relu(x));
   const auto node = make_node<ReluNode>(x);
   at::Tensor y;
   ReluMask result;
@@ -60,7 +63,7 @@ std::tuple<at::Tensor, SavedPtr> relu(const at::Tensor& x) {
       y = at::empty_like(x);
       result = relu_with_mask(x, y);
     } else {
-      y = at::relu(x);
+      y = by_aten();
       result = relu_with_mask(y, y);
     }
   }
@@ -69,6 +72,12 @@ std::tuple<at::Tensor, SavedPtr> relu(const at::Tensor& x) {
   auto handle = handle_of(y, result);
   return {std::move(y), std::move(handle)};
 }
+
+}  // namespace
+
+std::tuple<at::Tensor, SavedPtr> relu(const at::Tensor& x) { return relu_into_new(x, false); }
+
+at::Tensor relu_unwritten(const at::Tensor& x) { return std::get<0>(relu_into_new(x, true)); }
 
 std::tuple<at::Tensor, SavedPtr> relu_(at::Tensor x) {
   // A view's history is rebased on its base (CopySlices); ATen's own node does that as it should.

@@ -3,11 +3,14 @@
 //
 //     s = rerun_add(a, sa, b, sb);   y = a.add_(b);   s = bind(s, y)
 //
-// An input is kept by its handle, or dense where somebody keeps it dense anyway.
+// An input is kept by its handle, or dense where somebody keeps it dense anyway. Not all may be
+// held dense in an autocast region: see may_hold_dense. Activations and pools may, as eager's own
+// nodes keep their inputs as they are.
 
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
+#include "ops/autocast.h"
 #include "ops/max_pool2d.h"
 #include "ops/node.h"
 #include "saved/activations.h"
@@ -43,8 +46,8 @@ SavedPtr rerun_add(const at::Tensor& a, const Handle& a_handle, bool a_dense, co
                    const Handle& b_handle, bool b_dense, const at::Scalar& alpha) {
   if (!at::GradMode::is_enabled()) return nothing();
   RerunInputs inputs;
-  inputs.hold(a, a_handle, a_dense);
-  inputs.hold(b, b_handle, b_dense);
+  inputs.hold(a, a_handle, a_dense && autocast::may_hold_dense(a));
+  inputs.hold(b, b_handle, b_dense && autocast::may_hold_dense(b));
   return rerun("add", std::move(inputs), [alpha](Values& v) {
     const bool in_place = is_spare(v[0]) && v[0].sizes() == v[1].sizes() &&
                           v[0].strides() == v[1].strides() &&
@@ -59,8 +62,8 @@ SavedPtr rerun_mul(const at::Tensor& a, const Handle& a_handle, bool a_dense, co
   if (!at::GradMode::is_enabled()) return nothing();
   RerunInputs inputs;
   // The product's own node keeps a factor if the other one needs a gradient.
-  inputs.hold(a, a_handle, a_dense || b.requires_grad());
-  inputs.hold(b, b_handle, b_dense || a.requires_grad());
+  inputs.hold(a, a_handle, (a_dense && autocast::may_hold_dense(a)) || b.requires_grad());
+  inputs.hold(b, b_handle, (b_dense && autocast::may_hold_dense(b)) || a.requires_grad());
   return rerun("mul", std::move(inputs), [](Values& v) {
     const bool in_place = is_spare(v[0]) && v[0].scalar_type() == v[1].scalar_type() &&
                           at::infer_size(v[0].sizes(), v[1].sizes()) == v[0].sizes();
@@ -74,9 +77,10 @@ SavedPtr rerun_cat(at::TensorList tensors, const c10::List<Handle>& handles, std
   TORCH_CHECK_VALUE(tensors.size() == handles.size(), "fxpass::rerun_cat: ", tensors.size(),
                     " tensors and ", handles.size(), " handles");
   RerunInputs inputs;
-  // Together the pieces are no larger than what is made of them.
+  // Together the pieces are no larger than what is made of them. Of several dtypes cat makes by
+  // itself what autocast makes of them.
   for (std::size_t i = 0; i < tensors.size(); ++i) {
-    inputs.hold(tensors[i], handles[i], /*dense=*/true);
+    inputs.hold(tensors[i], handles[i], autocast::may_hold_dense(tensors[i]));
   }
   return rerun("cat", std::move(inputs), [dim](Values& v) { return at::cat(v, dim); });
 }
@@ -84,7 +88,7 @@ SavedPtr rerun_cat(at::TensorList tensors, const c10::List<Handle>& handles, std
 SavedPtr rerun_contiguous(const at::Tensor& x, const Handle& handle, bool dense) {
   if (!at::GradMode::is_enabled()) return nothing();
   RerunInputs inputs;
-  inputs.hold(x, handle, dense);
+  inputs.hold(x, handle, dense && autocast::may_hold_dense(x));
   return rerun("contiguous", std::move(inputs), [](Values& v) { return v[0].contiguous(); });
 }
 
@@ -105,6 +109,12 @@ SavedPtr rerun_glu(const at::Tensor& x, const Handle& handle, std::int64_t dim, 
   return rerun("glu", std::move(inputs), [dim](Values& v) { return at::glu(v[0], dim); });
 }
 
+// Pools of three dimensions are in autocast's fp32 list, the others in none.
+template <int N>
+at::ScalarType pooled_dtype(const at::Tensor& x) {
+  return N == 3 ? autocast::dtype_for_fp32_op(x) : x.scalar_type();
+}
+
 template <auto pool, int N>
 SavedPtr rerun_max_pool(const at::Tensor& x, const Handle& handle, at::IntArrayRef kernel_size,
                         at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
@@ -112,19 +122,20 @@ SavedPtr rerun_max_pool(const at::Tensor& x, const Handle& handle, at::IntArrayR
   if (!at::GradMode::is_enabled()) return nothing();
   RerunInputs inputs;
   inputs.hold(x, handle, dense);
-  return rerun("max_pool", std::move(inputs),
-               [kernel = kernel_size.vec(), stride = stride.vec(), padding = padding.vec(),
-                dilation = dilation.vec(), ceil_mode, fused_relu](Values& v) {
-                 if constexpr (N == 2) {
-                   const PoolArgs args{kernel, stride, padding, dilation, ceil_mode};
-                   if (auto y = max_pool2d_again(v[0], args, fused_relu)) return *std::move(y);
-                 }
-                 if (fused_relu) v[0] = is_spare(v[0]) ? v[0].relu_() : at::relu(v[0]);
-                 return pool(v[0], kernel, stride, padding, dilation, ceil_mode);
-               });
+  return rerun(
+      "max_pool", std::move(inputs),
+      [kernel = kernel_size.vec(), stride = stride.vec(), padding = padding.vec(),
+       dilation = dilation.vec(), ceil_mode, fused_relu, dtype = pooled_dtype<N>(x)](Values& v) {
+        if constexpr (N == 2) {
+          const PoolArgs args{kernel, stride, padding, dilation, ceil_mode};
+          if (auto y = max_pool2d_again(v[0], args, fused_relu)) return *std::move(y);
+        }
+        if (fused_relu) v[0] = is_spare(v[0]) ? v[0].relu_() : at::relu(v[0]);
+        return pool(v[0].to(dtype), kernel, stride, padding, dilation, ceil_mode);
+      });
 }
 
-template <auto pool>
+template <auto pool, int N>
 SavedPtr rerun_avg_pool(const at::Tensor& x, const Handle& handle, at::IntArrayRef kernel_size,
                         at::IntArrayRef stride, at::IntArrayRef padding, bool ceil_mode,
                         bool count_include_pad, std::optional<std::int64_t> divisor_override,
@@ -132,12 +143,13 @@ SavedPtr rerun_avg_pool(const at::Tensor& x, const Handle& handle, at::IntArrayR
   if (!at::GradMode::is_enabled()) return nothing();
   RerunInputs inputs;
   inputs.hold(x, handle, dense);
-  return rerun("avg_pool", std::move(inputs),
-               [kernel = kernel_size.vec(), stride = stride.vec(), padding = padding.vec(),
-                ceil_mode, count_include_pad, divisor_override](Values& v) {
-                 return pool(v[0], kernel, stride, padding, ceil_mode, count_include_pad,
-                             divisor_override);
-               });
+  return rerun(
+      "avg_pool", std::move(inputs),
+      [kernel = kernel_size.vec(), stride = stride.vec(), padding = padding.vec(), ceil_mode,
+       count_include_pad, divisor_override, dtype = pooled_dtype<N>(x)](Values& v) {
+        return pool(v[0].to(dtype), kernel, stride, padding, ceil_mode, count_include_pad,
+                    divisor_override);
+      });
 }
 
 // avg_pool1d has no divisor.
@@ -189,9 +201,9 @@ FXPASS_REGISTER("rerun_cat", rerun_cat)
 FXPASS_REGISTER("rerun_contiguous", rerun_contiguous)
 FXPASS_REGISTER("rerun_softmax", rerun_softmax)
 FXPASS_REGISTER("rerun_glu", rerun_glu)
-FXPASS_REGISTER("rerun_avg_pool1d", rerun_avg_pool<avg_pool1d>)
-FXPASS_REGISTER("rerun_avg_pool2d", rerun_avg_pool<at::avg_pool2d>)
-FXPASS_REGISTER("rerun_avg_pool3d", rerun_avg_pool<at::avg_pool3d>)
+FXPASS_REGISTER("rerun_avg_pool1d", (rerun_avg_pool<avg_pool1d, 1>))
+FXPASS_REGISTER("rerun_avg_pool2d", (rerun_avg_pool<at::avg_pool2d, 2>))
+FXPASS_REGISTER("rerun_avg_pool3d", (rerun_avg_pool<at::avg_pool3d, 3>))
 FXPASS_REGISTER("rerun_max_pool1d", (rerun_max_pool<at::max_pool1d, 1>))
 FXPASS_REGISTER("rerun_max_pool2d", (rerun_max_pool<at::max_pool2d, 2>))
 FXPASS_REGISTER("rerun_max_pool3d", (rerun_max_pool<at::max_pool3d, 3>))

@@ -5,6 +5,7 @@
 // aten::layer_norm, group_norm, instance_norm, prelu.
 
 #include <ATen/ATen.h>
+#include <ATen/autocast_mode.h>
 #include <torch/library.h>
 
 #include "ops/node.h"
@@ -77,6 +78,8 @@ SavedPtr rerun_instance_norm(const at::Tensor& x, const Handle& handle,
 
 SavedPtr rerun_prelu(const at::Tensor& x, const Handle& handle, const at::Tensor& weight,
                      bool dense) {
+  // Autocast casts both, to what is no longer known in backward.
+  if (at::autocast::is_autocast_enabled(at::kCPU)) return c10::make_intrusive<Saved>();
   return with_parameters("prelu", x, handle, dense, {weight},
                          [](const at::Tensor& x, const auto& p) { return at::prelu(x, *p[0]); });
 }

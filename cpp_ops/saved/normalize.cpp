@@ -316,10 +316,17 @@ at::Tensor output_again(const at::Tensor& x, const Vectors& v,
     }
     return y;
   }
-  const at::Tensor none;
-  // In training ATen computes the same statistics again.
-  auto y = std::get<0>(at::native_batch_norm(x, v.weight, v.bias, v.training ? none : v.mean,
-                                             v.training ? none : v.spread, v.training,
+  // In training ATen computes the same statistics again; running ones, of whatever value, only tell
+  // it in which dtype if there is no weight.
+  at::Tensor mean, spread;
+  if (!v.training) {
+    mean = v.mean;
+    spread = v.spread;
+  } else if (v.mean.scalar_type() != x.scalar_type()) {
+    mean = at::zeros_like(v.mean);
+    spread = at::zeros_like(v.mean);
+  }
+  auto y = std::get<0>(at::native_batch_norm(x, v.weight, v.bias, mean, spread, v.training,
                                              /*momentum=*/0.0, v.eps));
   return activation ? activation->op->forward(y, activation->args) : y;
 }

@@ -1,8 +1,6 @@
 #include "saved/rerun.h"
 
 #include <ATen/ATen.h>
-#include <ATen/autocast_mode.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
 
 namespace fxpass {
 
@@ -42,10 +40,9 @@ bool RerunSaved::pack(const at::Tensor&) { return inputs_.complete(); }
 
 at::Tensor RerunSaved::restore() {
   auto inputs = inputs_.unpack();
-  // The inputs are what the op read, casts included.
-  c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   at::AutoDispatchBelowADInplaceOrView below;
-  auto value = function_(inputs);
+  // A sum written over its first term has that one's dtype: eager too rounds it as it writes it.
+  auto value = function_(inputs).to(dtype());
   if (value.strides() == at::IntArrayRef(geometry().strides)) return value;
   return at::empty_strided(geometry().sizes, geometry().strides, value.options()).copy_(value);
 }

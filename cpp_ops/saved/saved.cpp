@@ -1,5 +1,6 @@
 #include "saved/saved.h"
 
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/engine.h>
 #include <torch/library.h>
 
@@ -123,6 +124,8 @@ at::Tensor Saved::fetch(const char* op) {
 at::Tensor Saved::fetch_unchecked() {
   const int task = torch::autograd::get_current_graph_task_id();
   if (auto shared = cache_->take(task); shared.defined()) return shared;
+  // Backward may run in a region: what is done again starts from values as the op saw them, cast.
+  c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   auto value = restore();
   const int others = claims_ - 1;
   if (task != -1 && others > 0) {

@@ -97,6 +97,7 @@ class Saved : public torch::CustomClassHolder {
   virtual at::Tensor restore() { return {}; }
 
   const Identity& identity() const { return identity_; }
+  at::ScalarType dtype() const { return dtype_; }
 
  private:
   Identity identity_;

@@ -28,7 +28,8 @@ def rewrite_max_pool(context: Context, call: Call) -> Node:
     if relu is None:
         value = context.replace(at, context.op(call, call.op.name, [a["input"], *args]))
     else:
-        value = context.op(call, f"relu_{call.op.name}", [relu.arguments["input"], *args])
+        args = [relu.arguments["input"], *args, relu.arguments["inplace"]]
+        value = context.op(call, f"relu_{call.op.name}", args)
         context.replace(at, value)
         context.graph.erase_node(relu.node)
     end_rerun(context, rerun, value)

@@ -16,7 +16,6 @@ def runs_eagerly() -> bool:
     """
     return (
         not torch.is_grad_enabled()
-        or torch.is_autocast_enabled("cpu")
         or torch._C._functorch.peek_interpreter_stack() is not None
         or forward_ad._current_level >= 0
         or torch._C._len_torch_dispatch_stack() > 0
