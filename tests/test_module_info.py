@@ -44,6 +44,9 @@ STAYS_EAGER = {
     "backward reads the indices only, which the caller has": """
         Embedding
     """,
+    "it is a copy of pieces, which keeps nothing": """
+        CircularPad1d CircularPad2d CircularPad3d
+    """,
     "a loss reads a few outputs, once": """
         BCELoss BCEWithLogitsLoss CTCLoss CosineEmbeddingLoss CrossEntropyLoss GaussianNLLLoss
         HingeEmbeddingLoss HuberLoss KLDivLoss L1Loss LinearCrossEntropyLoss MSELoss
@@ -54,7 +57,7 @@ STAYS_EAGER = {
         GRU GRUCell LSTM LSTMCell RNN RNNCell
     """,
     "it runs its own forward (see OWN_FORWARD), where no ReLU meets a layer of the same part": """
-        MultiheadAttention
+        MultiheadAttention TransformerEncoder TransformerEncoderLayer
     """,
 }
 EAGER = {f"nn.{name}": why for why, names in STAYS_EAGER.items() for name in names.split()}

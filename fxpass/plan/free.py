@@ -70,6 +70,8 @@ class _FreePlanner:
             call = self.edges.calls.get(node)
             if _is_view(call):
                 continue  # the value it lies in has the recipe
+            if node.op == "get_attr" and not any(node in saver.inputs for saver in savers):
+                continue  # a weight, which is there anyway
             if not savers and node not in self.with_norm | self.restored | self.kept:
                 continue
             if node in self.fused:
