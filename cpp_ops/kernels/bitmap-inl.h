@@ -35,9 +35,17 @@ inline typename L::B* gather_word(const typename L::B* src, std::uint64_t word,
   return values;
 }
 
+constexpr std::uintptr_t kPrefetchBytes = 2048;
+
 template <typename L, bool kStream>
 inline const typename L::B* scatter_word(const typename L::B* values, std::uint64_t word,
                                          typename L::B* dst) {
+  // Loads that cross lines, as those of whole vectors of packed values do, start no prefetching by
+  // themselves on Zen 5: without this it unpacks at half the speed. A word has two lines on
+  // average.
+  const auto ahead = reinterpret_cast<std::uintptr_t>(values) + kPrefetchBytes;
+  __builtin_prefetch(reinterpret_cast<const void*>(ahead));
+  __builtin_prefetch(reinterpret_cast<const void*>(ahead + 64));
   for (int i = 0; i < kWordBits; i += L::kCount) {
     put<L, kStream>(dst + i, L::expand(values, lanes_of<L>(word, i)));
   }
