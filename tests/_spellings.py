@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import _models
-from fxpass.edges.table import Op
+from fxpass.edges.op import Op
 
 
 def image(n: int) -> tuple[int, ...]:

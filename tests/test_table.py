@@ -20,7 +20,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
-from fxpass.edges.table import TABLE, Op
+from fxpass.edges.op import Op
+from fxpass.edges.table import TABLE
 
 
 def spellings(where: Callable[[Op], bool] = lambda op: True) -> pytest.MarkDecorator:

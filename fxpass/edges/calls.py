@@ -14,7 +14,8 @@ from torch import nn
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from fxpass.edges.table import NO_ELEMENTS, OF_FUNCTION, OF_METHOD, OF_MODULE, OF_NAME, Op
+from fxpass.edges.op import Op
+from fxpass.edges.table import NO_ELEMENTS, OF_FUNCTION, OF_METHOD, OF_MODULE, OF_NAME
 
 _TENSORS = frozenset({"input", "weight", "bias", "running_mean", "running_var"})
 """Parameters that take tensors; an op is known only if all others are constants."""
