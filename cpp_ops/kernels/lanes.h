@@ -2,7 +2,9 @@
 //
 // Lanes<B> is a vector of kCount bit patterns of type B (16, 32 or 64 bits):
 //   V, Mask                     the vector; one truth value a lane
-//   load, store                 any alignment; stream: past the caches, V-aligned; fence after it
+//   load, store                 any alignment
+//   stream, fence, kStreams     a store past the caches, V-aligned, and what must follow the last;
+//                               kStreams: whether the target has one (else it is a store)
 //   set, add                    one value in every lane; wrapping addition
 //   greater, equal, nonzero     -> Mask; greater compares as signed integers
 //   bits(Mask), mask(bits)      lane i is bit i; in mask() bits beyond kCount are ignored

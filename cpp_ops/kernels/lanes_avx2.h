@@ -16,6 +16,7 @@ struct Lanes;
 struct Avx2Base {
   using V = __m256i;
   using Mask = __m256i;  // all ones or all zeros in each lane
+  static constexpr bool kStreams = true;
   static V load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
   static void store(void* p, V v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
   static void stream(void* p, V v) { _mm256_stream_si256(static_cast<__m256i*>(p), v); }

@@ -14,6 +14,7 @@ struct Lanes;
 
 struct Avx512Base {
   using V = __m512i;
+  static constexpr bool kStreams = true;
   static V load(const void* p) { return _mm512_loadu_si512(p); }
   static void store(void* p, V v) { _mm512_storeu_si512(p, v); }
   static void stream(void* p, V v) { _mm512_stream_si512(static_cast<__m512i*>(p), v); }

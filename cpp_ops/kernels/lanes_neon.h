@@ -24,6 +24,7 @@ struct Lanes<std::uint64_t> {
   using V = uint64x2_t;
   using Mask = uint64x2_t;
   static constexpr int kCount = 2;
+  static constexpr bool kStreams = false;
 
   static V load(const B* p) { return vld1q_u64(p); }
   static void store(B* p, V v) { vst1q_u64(p, v); }
@@ -63,6 +64,7 @@ struct Lanes<std::uint32_t> {
   using V = uint32x4_t;
   using Mask = uint32x4_t;
   static constexpr int kCount = 4;
+  static constexpr bool kStreams = false;
 
   static V load(const B* p) { return vld1q_u32(p); }
   static void store(B* p, V v) { vst1q_u32(p, v); }
@@ -103,6 +105,7 @@ struct Lanes<std::uint16_t> {
   using V = uint16x8_t;
   using Mask = uint16x8_t;
   static constexpr int kCount = 8;
+  static constexpr bool kStreams = false;
 
   static V load(const B* p) { return vld1q_u16(p); }
   static void store(B* p, V v) { vst1q_u16(p, v); }
