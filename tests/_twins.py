@@ -130,6 +130,8 @@ def all_operators(compiled: Any) -> list[str]:
             found.append(str(node.target).removeprefix("fxpass."))
         elif getattr(node.target, "__name__", "") == "call_hooked":
             found.append(node.args[1])
+        elif getattr(node.target, "__name__", "") == "relu_max_pool_after_hooks":
+            found.append("relu_max_pool_after_hooks")
     return found
 
 

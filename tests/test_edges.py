@@ -147,7 +147,19 @@ def test_which_values_nobody_else_can_see():
     hooked.register_forward_hook(lambda *_: None)
     edges = edges_of(forward, hooked=hooked)
     new = {n.name for n in edges.graph.nodes if edges.is_new(n)}
-    assert new == {"conv", "bn"}
+    assert new == {"conv", "bn", "hooked"}
+
+
+def test_which_calls_write_to_what_hooks_saw():
+    def forward(m, x):
+        return F.relu_(m.hooked(x)), F.relu(m.hooked(x)), F.relu_(m.conv(x))
+
+    hooked = nn.Conv2d(1, 1, 1)
+    hooked.register_forward_hook(lambda *_: None)
+    edges = edges_of(forward, hooked=hooked)
+    found = [edges.writes_what_hooks_saw(call) for call in edges.calls.values()]
+    assert [call.op.name for call in edges.calls.values()] == ["conv2d", "relu"] * 3
+    assert found == [False, True, False, False, False, False]
 
 
 def test_a_parametrised_weight_is_not_computed_by_looking():

@@ -82,18 +82,21 @@ class Edges:
         return [c for c in readers if c is not None and c.writes and c.inputs[0] in members]
 
     def is_new(self, value: Node) -> bool:
-        """Whether `value` begins a storage that nobody but its readers in the graph can see.
+        """Whether `value` begins a storage that, hooks aside, only its readers in the graph see.
 
-        It is neither an input nor a view, no hook got hold of it, and the op that computed it does
-        not keep it: then one reader may as well leave it unwritten where eager writes to it.
+        It is neither an input nor a view, and the op that computed it does not keep it: then one
+        reader may as well leave it unwritten where eager writes to it.
         """
-        if value.op == "call_module" and str(value.target) in self.hooked:
-            return False
         call = self.calls.get(value)
         # What is computed in place may be what the op keeps, as leaky_relu_ and elu_ do.
         if call is None or call.writes or call.op.name == "shape":
             return False
         return not (call.op.saves_result or call.op.shares_storage)
+
+    def writes_what_hooks_saw(self, call: Call) -> bool:
+        """Whether a call writes to the result of a hooked module, which a hook may hold."""
+        value = call.inputs[0] if call.writes else None
+        return value is not None and str(value.target) in self.hooked
 
     def is_tensor(self, value: Node) -> bool:
         """Whether `value` is known to be a tensor, and one only."""

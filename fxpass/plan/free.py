@@ -151,6 +151,10 @@ class _FreePlanner:
             return False
         if name == "relu":
             return pool_fused_with(call, self.edges) is None
+        if name.startswith("max_pool"):
+            # Whether it is one op with a ReLU that writes to what hooks saw turns out when it runs.
+            relu = self.edges.calls.get(call.inputs[0])
+            return relu is None or not self.edges.writes_what_hooks_saw(relu)
         if name in _WITH_PARAMETERS:
             return call.reads_parameters_anew
         if name == "glu":
@@ -217,7 +221,8 @@ def pool_fused_with(relu: Call, edges: Edges) -> Call | None:
 
     Both values in between must have one reader: with more, the gradient contributions of several
     nodes would be summed in another order than eager's. The one op writes nothing to the ReLU's
-    input, so where eager does, nobody else may see that input.
+    input, so where eager does, nobody else may see that input; whether a hook still holds it turns
+    out at run time.
     """
     value = relu.inputs[0] if relu.inputs else None
     if value is None or len(value.users) != 1 or len(relu.node.users) != 1:

@@ -127,6 +127,11 @@ class Context:
             module = self.graph.get_attr(str(call.node.target))
             return self.graph.call_function(call_hooked, (module, name, late, *given))
 
+    def python(self, call: Call, function: Callable[..., Any], args: Sequence[Any]) -> Node:
+        """Inserts a call of a Python function: what only hooks, themselves Python, make needed."""
+        with self.graph.inserting_before(call.node):
+            return self.graph.call_function(function, tuple(args))
+
     def first(self, before: Node, pair: Node) -> Node:
         """Inserts `pair[0]`."""
         with self.graph.inserting_before(before):

@@ -13,6 +13,7 @@ from torch.fx import Node
 from fxpass.edges import Call
 from fxpass.rewrite.context import Context, dims_of, ints
 from fxpass.rewrite.rerun import begin_rerun, end_rerun
+from fxpass.runtime.hooked import relu_max_pool_after_hooks
 
 
 def rewrite_max_pool(context: Context, call: Call) -> Node:
@@ -28,8 +29,14 @@ def rewrite_max_pool(context: Context, call: Call) -> Node:
     if relu is None:
         value = context.replace(at, context.op(call, call.op.name, [a["input"], *args]))
     else:
-        args = [relu.arguments["input"], *args, relu.arguments["inplace"]]
-        value = context.op(call, f"relu_{call.op.name}", args)
+        args = [relu.arguments["input"], *args]
+        if context.edges.writes_what_hooks_saw(context.edges.calls[relu.node]):
+            value = context.python(
+                call, relu_max_pool_after_hooks, [args[0], call.op.name, *args[1:]]
+            )
+        else:
+            args.append(relu.arguments["inplace"])
+            value = context.op(call, f"relu_{call.op.name}", args)
         context.replace(at, value)
         context.graph.erase_node(relu.node)
     end_rerun(context, rerun, value)

@@ -1,7 +1,8 @@
-"""An fxpass operator in place of a hooked module's forward, its hooks called around it."""
+"""fxpass operators where modules have hooks: in place of a hooked forward, and after one."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -31,3 +32,37 @@ def call_hooked(module: nn.Module, op: str, late: dict[int, str], *args: Any) ->
 
     result = call_with_hooks(module, forward, args[:1], {})
     return result if handle is None else (result, handle)
+
+
+def relu_max_pool_after_hooks(x: Any, pool: str, *args: Any) -> Any:
+    """torch.ops.fxpass.<pool>(relu_(x), *args), of an x that hooks have seen.
+
+    The one op for both does not write to x: it is called only if no hook holds on to x, in any way,
+    nor eager would refuse to write to it.
+    """
+    references = sys.getrefcount(x)
+    if references == _REFERENCES_OF_A_LOCAL and _is_alone(x):
+        return getattr(torch.ops.fxpass, f"relu_{pool}")(x, *args, True)
+    y, _ = torch.ops.fxpass.relu_(x)
+    return getattr(torch.ops.fxpass, pool)(y, *args)
+
+
+def _references_of(x: Any) -> int:
+    return sys.getrefcount(x)
+
+
+def _references_of_a_local() -> int:
+    x = object()
+    return _references_of(x)
+
+
+_REFERENCES_OF_A_LOCAL = _references_of_a_local()
+"""What sys.getrefcount says of an argument that the caller alone has, in one variable."""
+
+
+def _is_alone(x: Any) -> bool:
+    """Whether nothing but references to it can see x, and writing to it is allowed."""
+    if type(x) is not torch.Tensor or (x.is_leaf and x.requires_grad):
+        return False
+    # One for x itself, and one for the object through which the storage is asked.
+    return torch._C._storage_Use_Count(x.untyped_storage()._cdata) == 2
