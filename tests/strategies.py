@@ -68,7 +68,7 @@ _VIEWS: dict[str, Callable[[Shape], bool]] = {
 
 _ADDS = ("operator", "operator", "torch", "method", "alpha", "sub", "inplace", "inplace_sub")
 _REGIONS = ("bf16", "bf16", "whole step", "fp16", "uncached")
-_MULS = ("operator", "torch", "method", "number", "gate", "gate first")
+_MULS = ("operator", "torch", "method", "number", "gate", "gate", "gate first")
 _SHAPELESS = {
     "dropout": dropout,
     "stochastic_depth": stochastic_depth,
