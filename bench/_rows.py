@@ -77,9 +77,10 @@ def limits_for(
 ) -> dict[str, float]:
     """The promised figures that hold in this setting; no setting may leave more behind."""
     standard = (case.batch, case.image, "contiguous", 2) == (batch, image, memory_format, threads)
-    # The time limit is of the memory format, whichever: eager is in the same one.
-    timed = {"time": case.limits["time"]} if "time" in case.limits and threads == 2 else {}
-    return {"left": 1.0} | timed | (case.limits if standard else {})
+    # Eager is in the same memory format, whichever it is.
+    limit = case.limits.get(f"time {memory_format}", case.limits.get("time"))
+    timed = {"time": limit} if limit is not None and threads == 2 else {}
+    return {"left": 1.0} | (case.limits if standard else {}) | timed
 
 
 def measure(row: Row, case: Case, options: argparse.Namespace, progress: Progress) -> None:

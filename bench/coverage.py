@@ -42,6 +42,7 @@ from torch.utils import _pytree as pytree
 
 import fxpass
 from bench import _models
+from bench._console import table_console
 from fxpass._oracle import Difference, Loop, Recording, Value, compare, record
 
 KINDS = ("classification", "segmentation", "detection", "video")
@@ -327,7 +328,7 @@ def main(arguments: list[str] | None = None) -> int:
             results.append(check_apart(subject, options))
             if options.json:
                 options.json.write_text(json.dumps(_as_json(results, options), indent=1) + "\n")
-    console = Console()
+    console = table_console()
     console.print(table_of(results))
     for line in summary(results):
         console.print(line, markup=False, highlight=False)

@@ -26,6 +26,7 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
+from bench._console import table_console
 from bench._timing import Step, paired_ratio
 
 MIB = 2**20
@@ -287,8 +288,7 @@ def main(arguments: list[str] | None = None) -> int:
         densities = [float(d) for d in options.densities.split(",")]
         table = cases(targets, ops, dtypes, densities, options.mib)
         rows += [(case, options.pairs) for case in table]
-    width = None if sys.stdout.isatty() else 110  # a log has no width to adapt to
-    console, results = Console(width=width), []
+    console, results = table_console(), []
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("kernels", total=len(rows))
         for case, pairs in rows:

@@ -27,6 +27,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from bench._cases import DEFAULT_NAMES, FORMATS, LINEAR_GRADIENTS, ZOO_NAMES, case_of
+from bench._console import table_console
 from bench._rows import WHAT, Row, measure, rows_for
 
 
@@ -138,7 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         sys.exit(f"zoo: {error}")
     rows: list[Row] = []
-    console = Console()
+    console = table_console()
     with Progress(console=Console(stderr=True), transient=True) as progress:
         for case in cases:
             for row in rows_for(case, options):

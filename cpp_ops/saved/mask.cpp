@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include <algorithm>
+
 #include "saved/codec.h"
 #include "saved/rows.h"
 #include "saved/tensors.h"
@@ -86,10 +88,17 @@ at::Tensor MaskSaved::select(at::Tensor grad, const char* op) const {
     select_into(grad, mask, out);
     return out;
   }
-  if (const auto rows = by_kernels ? Rows::of(grad, strides) : std::nullopt) {
-    // ATen's op gives its result the strides of the ReLU's, whatever the gradient's are.
+  // ATen's op gives its result the strides of the ReLU's. Those of a size of 1 may come from a
+  // gradient in another order.
+  const auto rows = by_kernels ? Rows::of(grad, strides) : std::nullopt;
+  if (rows || (by_kernels && std::ranges::count(geometry_.sizes, 1) == 0)) {
     const auto out = at::empty_strided(grad.sizes(), strides, grad.options());
-    select_rows_into(*rows, mask, out);
+    if (rows) {
+      select_rows_into(*rows, mask, out);
+    } else {
+      out.copy_(grad);
+      select_into(out, mask, out);
+    }
     return out;
   }
   return at::threshold_backward(grad, result_like(mask, grad), 0);
