@@ -63,6 +63,9 @@ at::Tensor activation(at::Tensor x, const std::optional<SavedPtr>& handle, c10::
                       at::ArrayRef<double> list, bool mask, bool inplace) {
   const auto& which = activation_named(name, list.size());
   ActivationArgs args = list.vec();
+  // What torch.nn.functional checks before it calls ATen.
+  TORCH_CHECK_VALUE(name != "hardtanh" || !(args[0] > args[1]),
+                    "min_val cannot be greater than max_val");
   TORCH_CHECK_VALUE(!inplace || which.forward_ != nullptr, "fxpass: activation '", name,
                     "' has no in-place form here");
   const auto eager = [&] {
