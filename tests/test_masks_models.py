@@ -238,6 +238,11 @@ def test_the_recipes(layers, recipes):
     assert [str(choice.recipe) for choice in plan][1:] == recipes.split()
 
 
+def test_what_the_caller_gets_is_kept_for_the_result_too():
+    compiled = fxpass.compile(net("leaky_relu", lambda m, y, x: (m.second(y), x)))
+    assert compiled.plan.recipe("act") is Recipe.RERUN
+
+
 def test_a_frozen_convolution_keeps_the_mask_alone():
     x = values((8, 16, 32, 32)).requires_grad_()
     model = net("relu6", convolve, channels=16)
