@@ -122,6 +122,10 @@ ROWS: tuple[Op, ...] = (
         )
         for name, module in (("softmax", nn.Softmax), ("log_softmax", nn.LogSoftmax))
     ),
+    Op("softmax2d", modules=(nn.Softmax2d,), saves_result=True, cheap=True),
+    Op("softmin", _SOFTMAX, (nn.Softmin,), (F.softmin,), saves_result=True),
+    # It keeps the tanh inside, which nobody else sees.
+    Op("tanhshrink", modules=(nn.Tanhshrink,), functions=(F.tanhshrink,)),
 )
 
 ACTIVATIONS = tuple(name for name, *_ in _ACTIVATIONS)
