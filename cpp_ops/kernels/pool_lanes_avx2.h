@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "partial_lanes.h"
+
 namespace fxpass::kernels {
 namespace {
 
@@ -13,7 +15,7 @@ template <typename T>
 struct FloatLanes;
 
 template <>
-struct FloatLanes<float> {
+struct FloatLanes<float> : PartialCodes<FloatLanes<float>> {
   using T = float;
   using V = __m256;
   using Mask = __m256;
@@ -58,18 +60,8 @@ struct FloatLanes<float> {
   static Codes load_codes(const std::uint8_t* p) {
     return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
   }
-  static Codes load_codes_lanes(const std::uint8_t* p, int low, int high) {
-    std::uint8_t bytes[kCount] = {};
-    for (int i = low; i < high; ++i) bytes[i] = p[i];
-    return load_codes(bytes);
-  }
   static void store_codes(std::uint8_t* p, Codes c) {
     _mm_storel_epi64(reinterpret_cast<__m128i*>(p), narrow(c));
-  }
-  static void store_codes_n(std::uint8_t* p, Codes c, int n) {
-    std::uint8_t bytes[kCount];
-    store_codes(bytes, c);
-    std::memcpy(p, bytes, static_cast<std::size_t>(n));
   }
   static Codes choose(Mask m, Codes a, Codes b) {
     return _mm256_blendv_epi8(b, a, _mm256_castps_si256(m));
@@ -105,7 +97,7 @@ struct FloatLanes<float> {
 };
 
 template <>
-struct FloatLanes<double> {
+struct FloatLanes<double> : PartialCodes<FloatLanes<double>> {
   using T = double;
   using V = __m256d;
   using Mask = __m256d;
@@ -153,11 +145,6 @@ struct FloatLanes<double> {
     int four;
     std::memcpy(&four, p, sizeof(four));
     return _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(four));
-  }
-  static Codes load_codes_lanes(const std::uint8_t* p, int low, int high) {
-    std::uint8_t bytes[kCount] = {};
-    for (int i = low; i < high; ++i) bytes[i] = p[i];
-    return load_codes(bytes);
   }
   static void store_codes(std::uint8_t* p, Codes c) { store_codes_n(p, c, kCount); }
   static void store_codes_n(std::uint8_t* p, Codes c, int n) {

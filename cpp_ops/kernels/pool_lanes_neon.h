@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "partial_lanes.h"
+
 namespace fxpass::kernels {
 namespace {
 
@@ -13,7 +15,8 @@ template <typename T>
 struct FloatLanes;
 
 template <>
-struct FloatLanes<float> {
+struct FloatLanes<float> : PartialCodes<FloatLanes<float>>,
+                           PartialValues<FloatLanes<float>, float> {
   using T = float;
   using V = float32x4_t;
   using Mask = uint32x4_t;
@@ -25,16 +28,6 @@ struct FloatLanes<float> {
   static void stream(T* p, V v) { store(p, v); }
   static void fence() {}
   static V set(T x) { return vdupq_n_f32(x); }
-  static V load_lanes(const T* p, int low, int high) {
-    T lanes[kCount] = {};
-    for (int i = low; i < high; ++i) lanes[i] = p[i];
-    return load(lanes);
-  }
-  static void store_n(T* p, V v, int n) {
-    T lanes[kCount];
-    store(lanes, v);
-    std::memcpy(p, lanes, static_cast<std::size_t>(n) * sizeof(T));
-  }
 
   static V relu(V v) {
     return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(v), vcltzq_f32(v)));
@@ -76,11 +69,6 @@ struct FloatLanes<float> {
     const uint16x8_t wider = vmovl_u8(vcreate_u8(four));
     return vmovl_u16(vget_low_u16(wider));
   }
-  static Codes load_codes_lanes(const std::uint8_t* p, int low, int high) {
-    std::uint8_t bytes[kCount] = {};
-    for (int i = low; i < high; ++i) bytes[i] = p[i];
-    return load_codes(bytes);
-  }
   static void store_codes(std::uint8_t* p, Codes c) { store_codes_n(p, c, kCount); }
   static void store_codes_n(std::uint8_t* p, Codes c, int n) {
     const uint16x4_t halves = vmovn_u32(c);
@@ -102,7 +90,8 @@ struct FloatLanes<float> {
 };
 
 template <>
-struct FloatLanes<double> {
+struct FloatLanes<double> : PartialCodes<FloatLanes<double>>,
+                            PartialValues<FloatLanes<double>, double> {
   using T = double;
   using V = float64x2_t;
   using Mask = uint64x2_t;
@@ -114,16 +103,6 @@ struct FloatLanes<double> {
   static void stream(T* p, V v) { store(p, v); }
   static void fence() {}
   static V set(T x) { return vdupq_n_f64(x); }
-  static V load_lanes(const T* p, int low, int high) {
-    T lanes[kCount] = {};
-    for (int i = low; i < high; ++i) lanes[i] = p[i];
-    return load(lanes);
-  }
-  static void store_n(T* p, V v, int n) {
-    T lanes[kCount];
-    store(lanes, v);
-    std::memcpy(p, lanes, static_cast<std::size_t>(n) * sizeof(T));
-  }
 
   static V relu(V v) {
     return vreinterpretq_f64_u64(vbicq_u64(vreinterpretq_u64_f64(v), vcltzq_f64(v)));
@@ -158,19 +137,9 @@ struct FloatLanes<double> {
   static Codes load_codes(const std::uint8_t* p) {
     return vcombine_u64(vcreate_u64(p[0]), vcreate_u64(p[1]));
   }
-  static Codes load_codes_lanes(const std::uint8_t* p, int low, int high) {
-    std::uint8_t bytes[kCount] = {};
-    for (int i = low; i < high; ++i) bytes[i] = p[i];
-    return load_codes(bytes);
-  }
   static void store_codes(std::uint8_t* p, Codes c) {
     p[0] = static_cast<std::uint8_t>(vgetq_lane_u64(c, 0));
     p[1] = static_cast<std::uint8_t>(vgetq_lane_u64(c, 1));
-  }
-  static void store_codes_n(std::uint8_t* p, Codes c, int n) {
-    std::uint8_t bytes[kCount];
-    store_codes(bytes, c);
-    std::memcpy(p, bytes, static_cast<std::size_t>(n));
   }
   static Codes choose(Mask m, Codes a, Codes b) { return vbslq_u64(m, a, b); }
   static Mask equal(Codes a, Codes b) { return vceqq_u64(a, b); }
