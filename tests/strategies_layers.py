@@ -90,8 +90,6 @@ _ACTIVATIONS: dict[str, Any] = {
     "tanh": nn.Tanh,
     "softmax": lambda: nn.Softmax(1),
     "log_softmax": lambda: nn.LogSoftmax(-1),
-    "softmin": lambda: nn.Softmin(1),
-    "tanhshrink": nn.Tanhshrink,
     "prelu": nn.PReLU,
 }
 _IN_PLACE = (
@@ -104,7 +102,6 @@ _F_ACTIVATIONS: dict[str, Any] = {
     "threshold": lambda x: F.threshold(x, 0.3, -1.0),
     "softmax": lambda x: F.softmax(x, 1),
     "log_softmax": lambda x: x.log_softmax(-1),
-    "softmin": lambda x: F.softmin(x, 1),
 }
 _F_ACTIVATIONS |= {
     name: getattr(F, name) for name in _ACTIVATIONS.keys() - {*_F_ACTIVATIONS, "prelu"}

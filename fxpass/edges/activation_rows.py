@@ -123,7 +123,7 @@ ROWS: tuple[Op, ...] = (
         for name, module in (("softmax", nn.Softmax), ("log_softmax", nn.LogSoftmax))
     ),
     Op("softmax2d", modules=(nn.Softmax2d,), saves_result=True, cheap=True),
-    Op("softmin", _SOFTMAX, (nn.Softmin,), (F.softmin,), saves_result=True),
+    Op("softmin", modules=(nn.Softmin,), functions=(F.softmin,), saves_result=True),
     # It keeps the tanh inside, which nobody else sees.
     Op("tanhshrink", modules=(nn.Tanhshrink,), functions=(F.tanhshrink,)),
 )
