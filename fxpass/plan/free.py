@@ -2,9 +2,10 @@
 
 Which values are kept is the cheapest cut between what cannot be made again (the results of
 convolutions, products of matrices, unknown ops) and what backward reads (plan/cut.py). All others
-are restored from those kept. Where backward reads one bit an element of a value (ReLU6, leaky ReLU),
-those bits are a value of their own in that cut, made of the other one. What a norm keeps for itself pays for the activation behind it;
-the pieces of a DenseNet's concatenations pay for the concatenations.
+are restored from those kept. Where backward reads one bit an element of a value (ReLU6, leaky
+ReLU), those bits are a value of their own in that cut, made of the other one. What a norm keeps for
+itself pays for the activation behind it; the pieces of a DenseNet's concatenations pay for the
+concatenations.
 """
 
 from __future__ import annotations
