@@ -157,6 +157,9 @@ EXAMPLES: dict[str, Example] = {
     "conv_transpose3d": example(trained(3, 2, 3, 3, 3), module=(3, 2, 3), x=image(3)),
     "softmax": example(1, module=(1,)),
     "log_softmax": example(1, module=(1,)),
+    "softmax2d": example(),
+    "softmin": example(1, module=(1,)),
+    "tanhshrink": example(),
     "embedding": example(trained(4, 3), module=(4, 3), x=torch.tensor([[1, 2], [0, 3]])),
     **{
         f"{name.lower()}_pad": example(

@@ -33,7 +33,7 @@ STEPS = 2
 STAYS_EAGER = {
     "backward reads the elements of its input or result, and no recipe restores them": """
         Bilinear LPPool1d LPPool2d LPPool3d LocalResponseNorm
-        Softmax2d Softmin Softsign Tanhshrink
+        Softmin Softsign Tanhshrink
     """,
     "a norm keeps its input, of which it needs every element": """
         RMSNorm

@@ -111,6 +111,8 @@ def samples():
         "activation": [
             (leaf(2, 3, 5, 5), None, "gelu_tanh"),
             (x, ops.bitmap(x), "leaky_relu", [0.1]),
+            (x, None, "leaky_relu", [0.1], True),
+            (leaf(2, 3, 5, 5), None, "hardtanh", [0, 6], True),
             (leaf(7).detach(), None, "softplus", [1.0, 20.0]),
         ],
         "activation_": [(leaf(2, 3, 5, 5).detach(), None, "hardswish")],

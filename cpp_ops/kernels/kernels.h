@@ -56,6 +56,11 @@ constexpr bool stats_are_atens(DType dtype, std::int64_t inner) {
   return inner > 1 && (dtype == DType::F32 || (dtype == DType::F64 && inner % 2 == 0));
 }
 
+// Bit patterns that follow one another from `first` on.
+struct Run {
+  std::uint64_t first, count;
+};
+
 struct Kernels {
   const char* name;  // "scalar", "avx2", "avx512", "neon"
 
@@ -81,6 +86,13 @@ struct Kernels {
   bool (*relu_mask)(DType, const void* x, void* y, std::int64_t n, std::uint64_t* mask);
   // out = mask ? grad : +0.0, bit patterns untouched (ATen's threshold_backward). out may be grad.
   void (*select)(DType, const void* grad, const std::uint64_t* mask, std::int64_t n, void* out);
+
+  // ---- other masks ----
+
+  // mask = the elements whose bit pattern lies in one of the two runs. Returns whether x holds a
+  // NaN.
+  bool (*runs_mask)(DType, const Run (&runs)[2], const void* x, std::int64_t n,
+                    std::uint64_t* mask);
 
   // ---- codes: small integers, `width` bits each (1..8), as bit planes: the codes of elements
   //      64g .. 64g+63 are the words g*width .. g*width+width-1, word p holding bit p of each ----

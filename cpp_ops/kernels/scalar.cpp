@@ -118,6 +118,29 @@ bool relu_mask(DType dtype, const void* x, void* y, std::int64_t n, std::uint64_
   });
 }
 
+// Bit patterns less than the first of a run wrap around, and become greater than its count.
+bool runs_mask(DType dtype, const Run (&runs)[2], const void* x, std::int64_t n,
+               std::uint64_t* mask) {
+  return by_format(dtype, [&](auto format) {
+    using Format = decltype(format);
+    using B = typename Format::Bits;
+    const auto* in = static_cast<const B*>(x);
+    bool nan = false;
+    for (std::int64_t w = 0; w < words_for(n); ++w) {
+      std::uint64_t word = 0;
+      for (std::int64_t i = 0; i < in_word(n, w); ++i) {
+        const B value = in[w * kWordBits + i];
+        const bool marked = static_cast<B>(value - runs[0].first) < runs[0].count ||
+                            static_cast<B>(value - runs[1].first) < runs[1].count;
+        word |= std::uint64_t{marked} << i;
+        nan |= static_cast<B>(value | Format::kSign) > Format::kNegInf;
+      }
+      mask[w] = word;
+    }
+    return nan;
+  });
+}
+
 void select(DType dtype, const void* grad, const std::uint64_t* mask, std::int64_t n, void* out) {
   by_bits(dtype, [&](auto zero) {
     const auto* in = static_cast<const decltype(zero)*>(grad);
@@ -165,6 +188,7 @@ const Kernels& scalar_kernels() {
       .bitmap_unpack = scalar::bitmap_unpack,
       .relu_mask = scalar::relu_mask,
       .select = scalar::select,
+      .runs_mask = scalar::runs_mask,
       .codes_pack = scalar::codes_pack,
       .codes_unpack = scalar::codes_unpack,
       .max_pool2d_nchw = scalar::max_pool2d,

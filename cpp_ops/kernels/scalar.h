@@ -14,6 +14,7 @@ std::int64_t bitmap_pack(DType, const void* src, std::int64_t n, std::uint64_t* 
 void bitmap_unpack(DType, const std::uint64_t* bits, std::int64_t n, const void* values, void* dst);
 
 bool relu_mask(DType, const void* x, void* y, std::int64_t n, std::uint64_t* mask);
+bool runs_mask(DType, const Run (&runs)[2], const void* x, std::int64_t n, std::uint64_t* mask);
 void select(DType, const void* grad, const std::uint64_t* mask, std::int64_t n, void* out);
 
 void codes_pack(const std::uint8_t* codes, std::int64_t n, int width, std::uint64_t* words);

@@ -11,6 +11,7 @@
 #include "pool_nchw-inl.h"
 #include "pool_nhwc-inl.h"
 #include "relu-inl.h"
+#include "runs-inl.h"
 
 namespace fxpass::kernels {
 namespace {
@@ -63,6 +64,14 @@ Kernels make_table(const char* name) {
             by_bits(dtype, [&](auto zero) {
               using B = decltype(zero);
               select<Lanes<B>>(dtype, static_cast<const B*>(grad), mask, n, static_cast<B*>(out));
+            });
+          },
+      .runs_mask =
+          [](DType dtype, const Run(&runs)[2], const void* x, std::int64_t n, std::uint64_t* mask) {
+            return by_format(dtype, [&](auto format) {
+              using Format = decltype(format);
+              using B = typename Format::Bits;
+              return runs_mask<Lanes<B>, Format>(dtype, runs, static_cast<const B*>(x), n, mask);
             });
           },
       .codes_pack = codes_pack,

@@ -1,4 +1,5 @@
-// activation: an elementwise op whose backward reads its input, which is kept by its handle.
+// activation: an elementwise op whose backward reads its input, which is kept by its handle or, of
+// an op in linear pieces, as one bit an element.
 // Source: aten::silu and its like (activations.cpp), and their backward formulas.
 
 #include <ATen/ATen.h>
@@ -7,6 +8,7 @@
 #include "ops/node.h"
 #include "saved/activations.h"
 #include "saved/codec.h"
+#include "saved/pieces.h"
 
 namespace fxpass {
 namespace {
@@ -15,44 +17,55 @@ class ActivationNode final : public FxNode {
  public:
   ActivationNode() : FxNode("activation") {}
 
-  bool keep(const at::Tensor& x, const std::optional<SavedPtr>& handle, const Activation& which,
-            ActivationArgs args) {
-    which_ = &which;
-    args_ = std::move(args);
+  bool keep(const at::Tensor& x, const std::optional<SavedPtr>& handle, BoundActivation activation,
+            bool mask) {
+    activation_ = std::move(activation);
     canonical_ = has_canonical_strides(x);
-    return input_.keep_packed(x, handle);
+    return input_.keep_packed(x, handle) || (mask && mask_.keep(x, activation_));
   }
   // Where eager keeps the tensor itself, a write to it has to be noticed.
   void watch(const at::Tensor& x) { identity_ = Identity(x); }
 
  protected:
   variable_list backward(variable_list& grads) override {
-    const auto x = input_.unpack_unchecked();
+    const auto& [op, args] = activation_;
+    if (mask_.is_kept()) {
+      if (auto selected = mask_.select(grads[0]); selected.defined()) {
+        identity_.check_unmodified("fxpass::activation");
+        return {std::move(selected)};
+      }
+    }
+    const auto x = mask_.is_kept() ? mask_.stand_in() : input_.unpack_unchecked();
     identity_.check_unmodified("fxpass::activation");
     auto grad = std::move(grads[0]);
-    const bool in_place = which_->backward_ != nullptr && canonical_ &&
-                          grad.strides() == x.strides() && grad.sizes() == x.sizes() &&
-                          grad.scalar_type() == x.scalar_type() && codec::is_flat(grad) &&
-                          is_mine(grad);
-    if (!in_place) return {which_->backward(grad, x, args_)};
-    which_->backward_(grad, x, args_);
+    const bool in_place = op->backward_ != nullptr && canonical_ && grad.strides() == x.strides() &&
+                          grad.sizes() == x.sizes() && grad.scalar_type() == x.scalar_type() &&
+                          codec::is_flat(grad) && is_mine(grad);
+    if (!in_place) return {op->backward(grad, x, args)};
+    op->backward_(grad, x, args);
     return {std::move(grad)};
   }
 
-  void release() override { input_.reset(); }
+  void release() override {
+    input_.reset();
+    mask_.reset();
+  }
 
  private:
-  const Activation* which_ = nullptr;
-  ActivationArgs args_;
+  BoundActivation activation_;
   Kept input_;
+  PieceMask mask_;
   Identity identity_;
   bool canonical_ = false;
 };
 
 at::Tensor activation(at::Tensor x, const std::optional<SavedPtr>& handle, c10::string_view name,
-                      at::ArrayRef<double> list, bool inplace) {
+                      at::ArrayRef<double> list, bool mask, bool inplace) {
   const auto& which = activation_named(name, list.size());
   ActivationArgs args = list.vec();
+  // What torch.nn.functional checks before it calls ATen.
+  TORCH_CHECK_VALUE(name != "hardtanh" || !(args[0] > args[1]),
+                    "min_val cannot be greater than max_val");
   TORCH_CHECK_VALUE(!inplace || which.forward_ != nullptr, "fxpass: activation '", name,
                     "' has no in-place form here");
   const auto eager = [&] {
@@ -60,12 +73,13 @@ at::Tensor activation(at::Tensor x, const std::optional<SavedPtr>& handle, c10::
     which.forward_(x, args);
     return x;
   };
-  if (!torch::autograd::compute_requires_grad(x) || !handle.has_value() || !codec::is_plain(x) ||
-      !at::isFloatingType(x.scalar_type()) || has_tangent(x) || (inplace && x.is_view())) {
+  if (!torch::autograd::compute_requires_grad(x) || !(handle.has_value() || mask) ||
+      !codec::is_plain(x) || !at::isFloatingType(x.scalar_type()) || has_tangent(x) ||
+      (inplace && x.is_view())) {
     return eager();
   }
   const auto node = make_node<ActivationNode>(x);
-  if (!node->keep(x, handle, which, args)) return eager();
+  if (!node->keep(x, handle, {&which, args}, mask)) return eager();
   if (inplace) torch::autograd::check_inplace(x, /*requires_grad=*/true);
   at::Tensor y;
   {
@@ -85,19 +99,19 @@ at::Tensor activation(at::Tensor x, const std::optional<SavedPtr>& handle, c10::
 TORCH_LIBRARY_FRAGMENT(fxpass, m) {
   m.def(
       "activation(Tensor x, __torch__.torch.classes.fxpass.Saved? saved, str name, "
-      "float[] args=[]) -> Tensor");
+      "float[] args=[], bool mask=False) -> Tensor");
   m.def(
       "activation_(Tensor(a!) x, __torch__.torch.classes.fxpass.Saved? saved, str name, "
-      "float[] args=[]) -> Tensor(a!)");
+      "float[] args=[], bool mask=False) -> Tensor(a!)");
 }
 
 at::Tensor activation_new(const at::Tensor& x, const std::optional<SavedPtr>& handle,
-                          c10::string_view name, at::ArrayRef<double> args) {
-  return activation(x, handle, name, args, /*inplace=*/false);
+                          c10::string_view name, at::ArrayRef<double> args, bool mask) {
+  return activation(x, handle, name, args, mask, /*inplace=*/false);
 }
 at::Tensor activation_inplace(at::Tensor x, const std::optional<SavedPtr>& handle,
-                              c10::string_view name, at::ArrayRef<double> args) {
-  return activation(std::move(x), handle, name, args, /*inplace=*/true);
+                              c10::string_view name, at::ArrayRef<double> args, bool mask) {
+  return activation(std::move(x), handle, name, args, mask, /*inplace=*/true);
 }
 
 FXPASS_REGISTER("activation", activation_new)

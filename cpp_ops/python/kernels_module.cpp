@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -18,6 +19,7 @@ using fxpass::kernels::DType;
 using fxpass::kernels::Kernels;
 using fxpass::kernels::Planes;
 using fxpass::kernels::Pool2d;
+using fxpass::kernels::Run;
 
 using Address = std::uintptr_t;
 
@@ -140,6 +142,14 @@ void bind_kernels(py::class_<Kernels>& cls) {
           [](const Kernels& k, DType dtype, Address grad, Address mask, std::int64_t n,
              Address out) {
             k.select(dtype, at<void>(grad), at<std::uint64_t>(mask), n, at<void>(out));
+          },
+          unlocked)
+      .def(
+          "runs_mask",
+          [](const Kernels& k, DType dtype, const std::array<std::array<std::uint64_t, 2>, 2>& runs,
+             Address x, std::int64_t n, Address mask) {
+            const Run both[] = {{runs[0][0], runs[0][1]}, {runs[1][0], runs[1][1]}};
+            return k.runs_mask(dtype, both, at<void>(x), n, at<std::uint64_t>(mask));
           },
           unlocked)
       .def(

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <limits>
+
 namespace fxpass {
 namespace {
 
@@ -11,6 +13,8 @@ using Args = ActivationArgs;
 // SELU's two constants, as ATen and its backward write them.
 constexpr double kSeluAlpha = 1.6732632423543772848170429916717;
 constexpr double kSeluScale = 1.0507009873554804934193349852946;
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 const Activation kActivations[] = {
     {"relu", 0, [](const Tensor& x, const Args&) { return at::relu(x); },
@@ -25,7 +29,7 @@ const Activation kActivations[] = {
      [](Tensor& g, const Tensor& x, const Args& a) {
        at::hardtanh_backward_out(g, g, x, a[0], a[1]);
      },
-     true},
+     true, [](const Args& a) { return Interval{a[0], a[1], false}; }, /*selects=*/true},
     {"leaky_relu", 1, [](const Tensor& x, const Args& a) { return at::leaky_relu(x, a[0]); },
      nullptr,
      [](const Tensor& g, const Tensor& x, const Args& a) {
@@ -34,7 +38,7 @@ const Activation kActivations[] = {
      [](Tensor& g, const Tensor& x, const Args& a) {
        at::leaky_relu_backward_out(g, g, x, a[0], /*self_is_result=*/false);
      },
-     true},
+     true, [](const Args&) { return Interval{-kInfinity, 0, true}; }},
     {"elu", 1, [](const Tensor& x, const Args& a) { return at::elu(x, a[0]); }, nullptr,
      [](const Tensor& g, const Tensor& x, const Args& a) {
        return at::elu_backward(g, a[0], 1, 1, /*is_result=*/false, x);
@@ -50,7 +54,8 @@ const Activation kActivations[] = {
     {"hardsigmoid", 0, [](const Tensor& x, const Args&) { return at::hardsigmoid(x); },
      [](Tensor& x, const Args&) { at::hardsigmoid_(x); },
      [](const Tensor& g, const Tensor& x, const Args&) { return at::hardsigmoid_backward(g, x); },
-     [](Tensor& g, const Tensor& x, const Args&) { at::hardsigmoid_backward_out(g, g, x); }, true},
+     [](Tensor& g, const Tensor& x, const Args&) { at::hardsigmoid_backward_out(g, g, x); }, true,
+     [](const Args&) { return Interval{-3, 3, false}; }},
     {"silu", 0, [](const Tensor& x, const Args&) { return at::silu(x); },
      [](Tensor& x, const Args&) { at::silu_(x); },
      [](const Tensor& g, const Tensor& x, const Args&) { return at::silu_backward(g, x); },
@@ -96,19 +101,22 @@ const Activation kActivations[] = {
      [](const Tensor& g, const Tensor& x, const Args& a) {
        return at::threshold_backward(g, x, a[0]);
      },
-     nullptr, true},
+     nullptr, true, [](const Args& a) { return Interval{-kInfinity, a[0], true}; },
+     /*selects=*/true},
     {"hardshrink", 1, [](const Tensor& x, const Args& a) { return at::hardshrink(x, a[0]); },
      nullptr,
      [](const Tensor& g, const Tensor& x, const Args& a) {
        return at::hardshrink_backward(g, x, a[0]);
      },
-     nullptr, true},
+     nullptr, true, [](const Args& a) { return Interval{-a[0], a[0], true, /*rounded=*/true}; },
+     /*selects=*/true},
     {"softshrink", 1, [](const Tensor& x, const Args& a) { return at::softshrink(x, a[0]); },
      nullptr,
      [](const Tensor& g, const Tensor& x, const Args& a) {
        return at::softshrink_backward(g, x, a[0]);
      },
-     nullptr, true},
+     nullptr, true, [](const Args& a) { return Interval{-a[0], a[0], true, /*rounded=*/true}; },
+     /*selects=*/true},
     {"logsigmoid", 0, [](const Tensor& x, const Args&) { return at::log_sigmoid(x); }, nullptr,
      [](const Tensor& g, const Tensor& x, const Args&) {
        return at::log_sigmoid_backward(g, x, std::get<1>(at::log_sigmoid_forward(x)));

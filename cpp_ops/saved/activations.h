@@ -11,6 +11,14 @@ namespace fxpass {
 // The op's arguments besides its input, in the order of its schema.
 using ActivationArgs = std::vector<double>;
 
+// The elements between two bounds: without them the gradient passes there as it does not elsewhere;
+// `closed`: with them, and it passes elsewhere as it does not there.
+struct Interval {
+  double low, high;
+  bool closed;
+  bool rounded = false;  // ATen rounds the bounds to x's dtype, and not only to float
+};
+
 struct Activation {
   const char* name;
   std::size_t args;  // how many it takes
@@ -23,6 +31,12 @@ struct Activation {
   // Whether ATen's kernel looks at one element after the other, in vectors from the start of a
   // thread's range: then tiles of that range give the bits of the whole.
   bool by_element;
+
+  // Of x, backward reads only whether it lies in this interval (a NaN aside, which ATen's vectors
+  // and its scalar remainders take for different things); null: it reads more.
+  Interval (*interval)(const ActivationArgs&) = nullptr;
+  // On one side of its bounds the gradient passes as it is, on the other it is zero.
+  bool selects = false;
 };
 
 // An activation with its arguments.

@@ -34,8 +34,6 @@ ReluMask relu_with_mask(const at::Tensor& x, const at::Tensor& y) {
   return {std::move(mask), negative_zero};
 }
 
-namespace {
-
 void select_into(const at::Tensor& grad, const at::Tensor& mask, const at::Tensor& out) {
   const auto n = grad.numel();
   const auto dtype = *codec::kernel_dtype(grad.scalar_type());
@@ -48,6 +46,8 @@ void select_into(const at::Tensor& grad, const at::Tensor& mask, const at::Tenso
                               dst + begin * size);
   });
 }
+
+namespace {
 
 // The same from a gradient with gaps, which is copied a piece at a time into the cache.
 void select_rows_into(const Rows& rows, const at::Tensor& mask, const at::Tensor& out) {

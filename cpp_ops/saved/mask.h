@@ -21,6 +21,9 @@ struct ReluMask {
 // Writes relu(x) to y (which may be x) and returns the mask. Both flat, of equal strides.
 ReluMask relu_with_mask(const at::Tensor& x, const at::Tensor& y);
 
+// out = mask ? grad : +0.0, bit patterns untouched. Both flat, of equal strides; out may be grad.
+void select_into(const at::Tensor& grad, const at::Tensor& mask, const at::Tensor& out);
+
 class MaskSaved {
  public:
   MaskSaved() = default;

@@ -209,6 +209,64 @@ TEST_CASE("ReLU says whether a -0.0 is left, wherever it is") {
   }
 }
 
+TEST_CASE("masks of runs: every dtype, remainder and alignment, empty runs and full ones") {
+  std::mt19937_64 random(9);
+  for (const Kernels* k : targets()) {
+    for (const DType dtype : kDTypes) {
+      const int bytes = element_size(dtype);
+      const Layout format = layout(dtype);
+      const auto all = format.sign() - 1 + format.sign();
+      for (std::int64_t n = 0; n <= 200; ++n) {
+        INFO(std::string(k->name), ": ", "dtype ", int(dtype), " n ", n);
+        Buffer x(n * bytes, n % 3 * bytes);
+        fill(x, dtype, 0.9, random);
+        // Both ends of a run are values that are there.
+        Run runs[2] = {};
+        for (Run& run : runs) {
+          if (n == 0 || random() % 4 == 0) continue;
+          run.first = get(x.data(), bytes, static_cast<std::int64_t>(random() % n));
+          const auto last = get(x.data(), bytes, static_cast<std::int64_t>(random() % n));
+          run.count = random() % 4 == 0 ? all : (last - run.first) & all;
+        }
+        const auto expected = bits_where(n, [&](std::int64_t i) {
+          const auto value = get(x.data(), bytes, i);
+          return ((value - runs[0].first) & all) < runs[0].count ||
+                 ((value - runs[1].first) & all) < runs[1].count;
+        });
+        bool nan = false;
+        for (std::int64_t i = 0; i < n; ++i) nan |= format.nan(get(x.data(), bytes, i));
+        Buffer mask(words_for(n) * 8);
+        REQUIRE(k->runs_mask(dtype, runs, x.data(), n, mask.as<std::uint64_t>()) == nan);
+        REQUIRE(same_words(mask, expected));
+        REQUIRE(mask.intact());
+        REQUIRE(x.intact());
+      }
+    }
+  }
+}
+
+TEST_CASE("masks of runs say whether there is a NaN, wherever it is") {
+  for (const Kernels* k : targets()) {
+    for (const DType dtype : kDTypes) {
+      const int bytes = element_size(dtype);
+      const Layout format = layout(dtype);
+      const Run none[2] = {};
+      for (std::int64_t n : {1, 64, 131}) {
+        Buffer x(n * bytes);
+        Buffer mask(words_for(n) * 8);
+        for (std::int64_t at = -1; at < n; ++at) {
+          for (const auto sign : {std::uint64_t{0}, format.sign()}) {
+            INFO(std::string(k->name), ": ", "dtype ", int(dtype), " n ", n, " at ", at);
+            for (std::int64_t i = 0; i < n; ++i) put(x.data(), bytes, i, sign | format.inf());
+            if (at >= 0) put(x.data(), bytes, at, sign | (format.inf() + 1));
+            REQUIRE(k->runs_mask(dtype, none, x.data(), n, mask.as<std::uint64_t>()) == (at >= 0));
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("codes: every width, remainder and begin") {
   std::mt19937_64 random(5);
   for (const Kernels* k : targets()) {

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from torch.fx.proxy import TracerBase
 
 from fxpass.capture.bytecode import CodeFacts, compares_next_with_none
+from fxpass.capture.functions import leaf_functions, modules_with
 from fxpass.capture.guards import Guards
 from fxpass.capture.kinds import Kind, kind_of_function, kind_of_method, kind_of_module
 from fxpass.capture.losses import Stop, location_of_frame
@@ -42,7 +43,9 @@ class Tracer(fx.Tracer):
     def __init__(
         self, pattern: ArgPattern, boundaries: Collection[nn.Module], snapshot: Snapshot
     ) -> None:
-        super().__init__()
+        functions = leaf_functions()
+        super().__init__(autowrap_functions=tuple(functions))
+        self._autowrap_search += modules_with(functions)
         self.pattern = pattern
         self.kinds: dict[fx.Node, Kind] = {}
         self.leaves: dict[str, nn.Module] = {}

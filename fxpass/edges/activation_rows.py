@@ -55,6 +55,11 @@ _ACTIVATIONS: tuple[tuple[str, dict[str, Any], tuple[Any, ...], tuple[Any, ...],
     ("logsigmoid", {"input": None}, (nn.LogSigmoid,), (F.logsigmoid,), ()),
 )
 
+_IN_PIECES = (
+    *("hardtanh", "relu6", "leaky_relu", "hardsigmoid", "threshold", "hardshrink", "softshrink"),
+)
+"""Linear between bounds: the gradient of an element depends on the piece it lies on."""
+
 ROWS: tuple[Op, ...] = (
     Op(
         "relu",
@@ -66,7 +71,17 @@ ROWS: tuple[Op, ...] = (
         cheap=True,
     ),
     *(
-        Op(name, parameters, modules, functions, methods, saves_input=True, cheap=True)
+        Op(
+            name,
+            parameters,
+            modules,
+            functions,
+            methods,
+            saves_input=True,
+            reads_bits=name in _IN_PIECES,
+            inplace_saves_result=name in ("celu", "elu", "leaky_relu", "selu", "threshold"),
+            cheap=True,
+        )
         for name, parameters, modules, functions, methods in _ACTIVATIONS
     ),
     Op(
@@ -107,6 +122,10 @@ ROWS: tuple[Op, ...] = (
         )
         for name, module in (("softmax", nn.Softmax), ("log_softmax", nn.LogSoftmax))
     ),
+    Op("softmax2d", modules=(nn.Softmax2d,), saves_result=True, cheap=True),
+    Op("softmin", modules=(nn.Softmin,), functions=(F.softmin,), saves_result=True),
+    # It keeps the tanh inside, which nobody else sees.
+    Op("tanhshrink", modules=(nn.Tanhshrink,), functions=(F.tanhshrink,)),
 )
 
 ACTIVATIONS = tuple(name for name, *_ in _ACTIVATIONS)

@@ -51,6 +51,11 @@ class Call:
         return self.op.writes_input or bool(self.arguments.get("inplace"))
 
     @property
+    def reads_bits(self) -> bool:
+        """Whether one bit an element of the input is all that backward reads."""
+        return self.op.reads_bits and not (self.writes and self.op.inplace_saves_result)
+
+    @property
     def reads_parameters_anew(self) -> bool:
         """Whether the parameters may be read a second time.
 

@@ -27,6 +27,8 @@ class Op:
             input gives a sparse result.
         reads_saved: backward reads the elements of the input that is kept, not only its shape or a
             code made of it.
+        reads_bits: of each element of the input that is kept, backward reads one truth value.
+        inplace_saves_result: in place, the autograd node keeps the result instead of the input.
         cheap: the op may be run again in backward: an elementwise op, a norm, a pool or a copy.
 
     """
@@ -43,6 +45,8 @@ class Op:
     writes_input: bool = False
     keeps_zeros: bool = False
     reads_saved: bool = True
+    reads_bits: bool = False
+    inplace_saves_result: bool = False
     cheap: bool = False
 
 

@@ -2,11 +2,15 @@
 
 Which values are kept is the cheapest cut between what cannot be made again (the results of
 convolutions, products of matrices, unknown ops) and what backward reads (plan/cut.py). All others
-are restored from those kept. What a norm keeps for itself pays for the activation behind it;
-the pieces of a DenseNet's concatenations pay for the concatenations.
+are restored from those kept. Where backward reads one bit an element of a value (ReLU6, leaky
+ReLU), those bits are a value of their own in that cut, made of the other one. What a norm keeps for
+itself pays for the activation behind it; the pieces of a DenseNet's concatenations pay for the
+concatenations.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from torch.fx import Node
 
@@ -25,6 +29,17 @@ _LAST_RESORT = 1e15
 
 _BITMAP_SHARE = 0.55
 """What a bitmap takes of the dense value, about half of whose elements a ReLU has zeroed."""
+
+
+_MASK_SHARE = 1 / 32
+"""What a mask takes of the dense value."""
+
+
+@dataclass(frozen=True)
+class _Mask:
+    """One bit an element of the input of `activation`, which is all that its backward reads."""
+
+    activation: Node
 
 
 def free_plan(edges: Edges) -> Plan:
@@ -46,6 +61,7 @@ class _FreePlanner:
         self.edges = edges
         self.nodes: list[Node] = list(edges.graph.nodes)
         self.strangers = {node: edges.strangers(node) for node in self.nodes}
+        self.sizes = {n: max(size, 1e-9) for n, size in relative_sizes(edges).items()}
         self.sparse: set[Node] = set()
         for node in self.nodes:
             call = edges.calls.get(node)
@@ -54,13 +70,14 @@ class _FreePlanner:
         pairs = {c.node: batch_norm_fused_with(c, edges) for c in edges.calls.values()}
         self.fused = {norm.node for norm in pairs.values() if norm is not None}
         self.with_norm = {node for node, norm in pairs.items() if norm is not None}
+        self.masks = self._masks()
         self.needed = self._needed()
         self.sources: dict[Node, list[Node]] = {}
         for node in self.nodes:
             sources = self._sources(node)
             if sources is not None:
                 self.sources[node] = sources
-        self.kept = cheapest_to_keep(self.sources, self._costs(), self.needed)
+        self.kept, self.masked = self._kept()
         self.restored = self._restored()
 
     def plan(self) -> Plan:
@@ -95,6 +112,8 @@ class _FreePlanner:
                 return Recipe.CODE, "only the max pool reads it, and remembers where its maxima are"
             if not reads_values:
                 return Recipe.MASK, "backward reads only where it is positive"
+        if node in self.masked:
+            return Recipe.MASK, "backward reads only between which bounds it lies"
         if not reads_values:
             return Recipe.NOTHING, "backward reads no element of it"
         if node in self.sparse:
@@ -103,10 +122,47 @@ class _FreePlanner:
             return Recipe.DENSE, "what is made of it takes more"
         return Recipe.DENSE, "no cheaper exact recipe for this op"
 
+    def _kept(self) -> tuple[set[Node], set[Node]]:
+        """The cheapest values to keep, and those of which a mask is kept.
+
+        A mask can be made of the value itself, if that is there for others.
+        """
+        made_of: dict[Node | _Mask, list[Node]] = dict(self.sources.items())
+        costs: dict[Node | _Mask, float] = dict(self._costs().items())
+        for mask, value in self.masks.items():
+            made_of[mask], costs[mask] = [value], self.sizes[value] * _MASK_SHARE
+        needed: list[Node | _Mask] = [*self.needed, *self.masks]
+        kept = cheapest_to_keep(made_of, costs, needed)
+        masked = {value for mask, value in self.masks.items() if mask in kept}
+        return {value for value in kept if isinstance(value, Node)}, masked
+
+    def _masks(self) -> dict[_Mask, Node]:
+        """The masks that may be kept instead of a value of which backward reads bits.
+
+        What nobody of the table has made, or somebody outside of it sees, is most likely there in
+        backward anyway.
+        """
+        found = {}
+        for call in self.edges.calls.values():
+            if call.reads_bits and call.node not in self.with_norm:
+                value = call.inputs[0]
+                if self._is_made_here(value) and not self.strangers[value]:
+                    found[_Mask(call.node)] = value
+        return found
+
+    def _is_made_here(self, value: Node) -> bool:
+        """Whether an op of the table has made what `value` is, and not only lies in."""
+        call = self.edges.calls.get(value)
+        while call is not None and call.op.shares_storage and call.inputs and not _is_view(call):
+            call = self.edges.calls.get(call.inputs[0])
+        return call is not None and not _is_view(call)
+
     def _needed(self) -> set[Node]:
-        """The values whose elements backward reads."""
+        """The values whose elements backward reads, those aside of which a mask may do."""
         found: set[Node] = set()
         for call in self.edges.calls.values():
+            if _Mask(call.node) in self.masks:
+                continue
             if call.op.saves_input and call.op.reads_saved and self.edges.saves_input(call):
                 found.update(call.inputs)
             if call.op.saves_result and call.op.name != "relu":
@@ -172,7 +228,6 @@ class _FreePlanner:
 
     def _costs(self) -> dict[Node, float]:
         """What keeping a value takes. One without a cost cannot be kept for others."""
-        sizes = relative_sizes(self.edges)
         costs = {}
         for node in self.nodes:
             call = self.edges.calls.get(node)
@@ -184,12 +239,13 @@ class _FreePlanner:
                 continue
             share = _BITMAP_SHARE if node in self.sparse and not self.strangers[node] else 1.0
             if node in self.needed or not self.strangers[node]:
-                costs[node] = max(sizes[node], 1e-9) * share
+                costs[node] = self.sizes[node] * share
         return costs
 
     def _restored(self) -> set[Node]:
         """Every value that is made again, or on the way to one."""
-        todo, found = [n for n in self.needed if n not in self.kept], set()
+        unmasked = set(self.masks.values()) - self.masked
+        todo, found = [n for n in self.needed | unmasked if n not in self.kept], set()
         while todo:
             node = todo.pop()
             if node in found or node in self.kept:
@@ -211,7 +267,9 @@ def _stranger(node: Node) -> str:
 
 def _is_sparse(call: Call, sparse: set[Node]) -> bool:
     """Whether the result's zeros come from a ReLU, through ops that keep zeros."""
-    if call.op.name == "relu":
+    if call.op.name in ("relu", "relu6"):
+        return True
+    if call.op.name == "hardtanh" and call.arguments["min_val"] == 0:
         return True
     return call.op.keeps_zeros and bool(call.inputs) and sparse.issuperset(call.inputs)
 

@@ -14,7 +14,7 @@ class Recipe(StrEnum):
     DENSE = "dense"
     """The tensor itself is kept, as eager does."""
     MASK = "mask"
-    """One bit an element; backward only selects."""
+    """One bit an element, which is all that backward reads of it."""
     BITMAP = "bitmap"
     """One bit an element, and the non-zero values."""
     CODE = "code"

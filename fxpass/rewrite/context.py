@@ -57,6 +57,10 @@ class Context:
         """What the plan says of a value."""
         return self.plan.recipe(value.name)
 
+    def recipe_of_input(self, call: Call) -> Recipe:
+        """What the plan says of the value that a call reads first."""
+        return self.recipe(self.edges.calls[call.node].inputs[0])
+
     def restores(self, value: Node) -> bool:
         """Whether the plan makes a value of the original graph again from others."""
         return self.plan.restores(value.name)

@@ -35,7 +35,7 @@ def rewrite_saved_input(context: Context, call: Call) -> Node:
 
 
 def rewrite_saved_result(context: Context, call: Call) -> Node:
-    """Rewrites sigmoid, tanh, softmax and log_softmax."""
+    """Rewrites sigmoid, tanh, softmax, log_softmax and Softmax2d."""
     new = call.node
     end_rerun(context, begin_rerun(context, call), new)
     handle = context.handle(new)

@@ -126,7 +126,7 @@ def _prelu(context: Context, call: Call) -> tuple[str, list[Any]]:
 
 
 def _softmax(context: Context, call: Call) -> tuple[str, list[Any]]:
-    value, dim = call.arguments["input"], call.arguments["dim"]
+    value, dim = call.arguments["input"], call.arguments.get("dim", -3)  # softmax2d: the channels
     is_log = call.op.name == "log_softmax"
     dense = _dense(context, call, value)
     return "rerun_softmax", [value, context.handle(value), dim, is_log, dense]
@@ -178,6 +178,7 @@ _HANDLES: dict[str, Callable[[Context, Call], tuple[str, list[Any]]]] = {
     "prelu": _prelu,
     "softmax": _softmax,
     "log_softmax": _softmax,
+    "softmax2d": _softmax,
     "glu": _glu,
     **{f"avg_pool{n}d": _avg_pool for n in (1, 2, 3)},
     **{f"max_pool{n}d": _max_pool for n in (1, 2, 3)},

@@ -40,7 +40,9 @@ _REWRITES: dict[str, Rewrite] = {
     **dict.fromkeys(
         ("layer_norm", "group_norm", "instance_norm", "prelu", "glu"), rewrite_saved_input
     ),
-    **dict.fromkeys(("sigmoid", "tanh", "softmax", "log_softmax"), rewrite_saved_result),
+    **dict.fromkeys(
+        ("sigmoid", "tanh", "softmax", "log_softmax", "softmax2d"), rewrite_saved_result
+    ),
     "mul": rewrite_mul,
     "dropout": rewrite_dropout,
     "alpha_dropout": rewrite_dropout,
