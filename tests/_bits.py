@@ -22,6 +22,7 @@ import fxpass._library  # noqa: F401 (loads the operators)
 _INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _DEEP = os.environ.get("FXPASS_HYPOTHESIS") == "deep"
 
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 LAYOUTS = ("contiguous", "channels_last", "sliced", "transposed", "expanded")
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from functools import partial
 
 import torch
 import torch.nn.functional as F
+from _activations import ACTIVATIONS, OTHERS
 from _bits import bits, values
 from _twins import saved_bytes
 from torch import nn
@@ -16,65 +16,6 @@ import fxpass
 
 NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-ACTIVATIONS = {
-    "none": nn.Identity,
-    "relu": nn.ReLU,
-    "relu6": nn.ReLU6,
-    "hardtanh": lambda **kw: nn.Hardtanh(-0.5, 1.5, **kw),
-    "leaky_relu": lambda **kw: nn.LeakyReLU(0.2, **kw),
-    "elu": lambda **kw: nn.ELU(0.7, **kw),
-    "hardswish": nn.Hardswish,
-    "hardsigmoid": nn.Hardsigmoid,
-    "silu": nn.SiLU,
-    "mish": nn.Mish,
-    "gelu": nn.GELU,
-    "gelu tanh": lambda: nn.GELU("tanh"),
-    "softplus": lambda: nn.Softplus(2.0, 3.0),
-    "celu": lambda **kw: nn.CELU(0.7, **kw),
-    "selu": nn.SELU,
-    "threshold": lambda **kw: nn.Threshold(0.3, -1.0, **kw),
-    "hardshrink": lambda: nn.Hardshrink(0.3),
-    "softshrink": lambda: nn.Softshrink(0.3),
-    "logsigmoid": nn.LogSigmoid,
-}
-_NOT_IN_PLACE = (
-    *("none", "gelu", "gelu tanh", "softplus", "hardshrink", "softshrink", "logsigmoid"),
-)
-ACTIVATIONS |= {
-    f"{name}_": partial(made, inplace=True)
-    for name, made in ACTIVATIONS.items()
-    if name not in _NOT_IN_PLACE
-}
-# Those that no recipe knows.
-OTHERS = {"softsign": nn.Softsign, "tanhshrink": nn.Tanhshrink, "rrelu": nn.RReLU}
-
-
-# The operators by name: their arguments and eager's functions.
-LISTS = {
-    "hardtanh": [-1.0, 1.0], "leaky_relu": [0.2], "elu": [0.7], "softplus": [2.0, 3.0],
-    "celu": [0.7], "threshold": [0.3, -1.0], "hardshrink": [0.3], "softshrink": [0.3],
-}  # fmt: skip
-EAGER = {
-    "relu": torch.relu,
-    "hardtanh": F.hardtanh,
-    "leaky_relu": lambda x: F.leaky_relu(x, 0.2),
-    "elu": lambda x: F.elu(x, 0.7),
-    "hardswish": F.hardswish,
-    "hardsigmoid": F.hardsigmoid,
-    "silu": F.silu,
-    "mish": F.mish,
-    "gelu_none": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "softplus": lambda x: F.softplus(x, 2.0, 3.0),
-    "celu": lambda x: F.celu(x, 0.7),
-    "selu": F.selu,
-    "threshold": lambda x: F.threshold(x, 0.3, -1.0),
-    "hardshrink": lambda x: F.hardshrink(x, 0.3),
-    "softshrink": lambda x: F.softshrink(x, 0.3),
-    "logsigmoid": F.logsigmoid,
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-}
 
 
 class Normed(nn.Module):
@@ -114,6 +55,10 @@ def fill_parameters(model, kind="normal", seed=0):
             elif name.endswith("running_var"):
                 buffer.copy_(values(buffer.shape, buffer.dtype, kind, seed=seed + 60).abs())
     return model
+
+
+def normed(shape, name, dtype=torch.float32, **arguments):
+    return fill_parameters(Normed(shape, name, **arguments)).to(dtype)
 
 
 def crashes_without_gradient(kind, x):

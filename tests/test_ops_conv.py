@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
-from _bits import LAYOUTS, Upstream, check, check_errors_too, examples, values
+from _bits import DTYPES, LAYOUTS, Upstream, check, check_errors_too, examples, values
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies_values import FILLS
@@ -13,7 +13,6 @@ from strategies_values import FILLS
 ops = torch.ops.fxpass
 # Eager's advice on even kernels, which is an error here, would hide them.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 HANDLES = ("none", "bitmap", "relu")
 
 
