@@ -2,10 +2,10 @@
 
 import torch
 import torch.nn.functional as F
+from _functional import INSTANCE_NORMS, call_norm
 from _norms import CONVS
 from torch import nn
 
-INSTANCE = {1: nn.InstanceNorm1d, 2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 KINDS = ("layer", "group", "instance")
 SHAPE = (8, 16, 24, 24)
 
@@ -19,7 +19,7 @@ def norm_of(kind, shape, **arguments):
         channels = shape[1]
         groups = max(g for g in (1, 2, 3) if channels % g == 0)
         return nn.GroupNorm(groups, channels, **arguments)
-    return INSTANCE[len(shape) - 2](shape[1], **arguments)
+    return INSTANCE_NORMS[len(shape) - 3](shape[1], **arguments)
 
 
 # What the norm reads: something with a handle, or not, or a part of something.
@@ -54,18 +54,8 @@ class Between(nn.Module):
 
     def forward(self, x):
         y = self.before(x)
-        return self.reader(self.after(self.call(y) if self.functional else self.norm(y)))
-
-    def call(self, y):
-        n = self.norm
-        if isinstance(n, nn.LayerNorm):
-            return F.layer_norm(y, n.normalized_shape, n.weight, n.bias, n.eps)
-        if isinstance(n, nn.GroupNorm):
-            return F.group_norm(y, n.num_groups, n.weight, n.bias, n.eps)
-        of_input = n.training or not n.track_running_stats
-        return F.instance_norm(
-            y, n.running_mean, n.running_var, n.weight, n.bias, of_input, n.momentum, n.eps
-        )
+        y = call_norm(self.norm, y) if self.functional else self.norm(y)
+        return self.reader(self.after(y))
 
 
 def with_weight(kind):

@@ -14,15 +14,15 @@ from functools import partial
 import pytest
 import torch
 from hypothesis import currently_in_test_context, reject, settings
-from strategies_values import fill, laid_out
+from strategies_values import INTEGERS, fill, laid_out
 from torch import Tensor
 
 import fxpass._library  # noqa: F401 (loads the operators)
 
-_INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _DEEP = os.environ.get("FXPASS_HYPOTHESIS") == "deep"
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+MOSTLY_FP32 = (torch.float32, *DTYPES)  # to draw from
 LAYOUTS = ("contiguous", "channels_last", "sliced", "transposed", "expanded")
 
 
@@ -36,7 +36,7 @@ def bits(tensor: Tensor) -> Tensor:
     plain = tensor.detach().resolve_neg().resolve_conj()
     if plain.is_complex():
         plain = torch.view_as_real(plain)
-    return plain.contiguous().view(_INTEGER[plain.element_size()])
+    return plain.contiguous().view(INTEGERS[plain.element_size()])
 
 
 def difference(a: Tensor | None, b: Tensor | None) -> str | None:

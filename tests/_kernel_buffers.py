@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
+from _bits import bits
 from hypothesis import strategies as st
+from strategies_values import INTEGERS
 
 from fxpass import _kernels
 
@@ -13,7 +15,6 @@ DTYPES = {
     torch.float32: _kernels.DType.F32,
     torch.float64: _kernels.DType.F64,
 }
-PATTERNS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 GUARD = 64  # bytes behind every output that no kernel may touch
 BYTE = 0xA5
 
@@ -31,7 +32,9 @@ class Buffer:
         self.tensor = self.memory[self.start : self.end].view(dtype)
 
     def fill(self, values: torch.Tensor) -> Buffer:
-        self.tensor.copy_(values)
+        """Takes over the bits, those of NaNs too."""
+        integers = INTEGERS[values.element_size()]
+        self.tensor.view(integers).copy_(values.view(integers))
         return self
 
     def address(self) -> int:
@@ -40,10 +43,6 @@ class Buffer:
     def assert_intact(self) -> None:
         assert (self.memory[: self.start] == BYTE).all(), "bytes before the buffer were written"
         assert (self.memory[self.end :] == BYTE).all(), "bytes behind the buffer were written"
-
-
-def bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.contiguous().view(PATTERNS[tensor.element_size()])
 
 
 def words_for(n: int) -> int:
@@ -59,7 +58,7 @@ def truth(words: torch.Tensor, n: int) -> torch.Tensor:
 def tensor_of(seed: int, n: int, dtype: torch.dtype, density: float) -> torch.Tensor:
     """Zeros, numbers, infinities, NaNs of any payload, -0.0 and subnormals."""
     g = torch.Generator().manual_seed(seed)
-    ints = PATTERNS[dtype.itemsize]
+    ints = INTEGERS[dtype.itemsize]
     info = torch.iinfo(ints)
     raw = torch.randint(info.min, info.max, (n,), dtype=ints, generator=g).view(dtype)
     special = torch.tensor([0.0, -0.0, float("inf"), float("-inf"), float("nan"), 1.0], dtype=dtype)

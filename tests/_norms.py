@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 
 import torch
-import torch.nn.functional as F
 from _activations import ACTIVATIONS, OTHERS
 from _bits import bits, values
-from _twins import saved_bytes
+from _functional import call_norm
 from torch import nn
 
-import fxpass
-
 NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+# To draw from: of the input and of the parameters.
+NORM_DTYPES = [
+    *[(torch.float32, torch.float32)] * 4,
+    (torch.float64, torch.float64),
+    (torch.bfloat16, torch.bfloat16),
+    (torch.bfloat16, torch.float32),
+    (torch.float16, torch.float16),
+]
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
@@ -32,16 +36,9 @@ class Normed(nn.Module):
             layer = nn.Linear if len(shape) == 2 else CONVS[dims]
             self.reader = layer(channels, 3, *([] if len(shape) == 2 else [1]))
 
-    def norm(self, x):
-        if not self.functional:
-            return self.bn(x)
-        batch = self.bn.training or self.bn.running_mean is None
-        means = self.bn.running_mean, self.bn.running_var
-        affine = self.bn.weight, self.bn.bias
-        return F.batch_norm(x, *means, *affine, batch, self.bn.momentum or 0.2, self.bn.eps)
-
     def forward(self, x):
-        return self.reader(self.act(self.norm(x)))
+        y = call_norm(self.bn, x) if self.functional else self.bn(x)
+        return self.reader(self.act(y))
 
 
 def fill_parameters(model, kind="normal", seed=0):
@@ -80,10 +77,3 @@ def fate(model, x, write):
         out.backward(values(out.shape, seed=4))
         return [bits(t).tolist() for t in (x.grad, *(p.grad for p in model.parameters()))]
     return "raises"
-
-
-def kept(model, x, x_needs_gradient=True):
-    """Saved bytes of (eager, compiled), over those of the input."""
-    x = x.detach().clone().requires_grad_(x_needs_gradient)
-    both = (copy.deepcopy(model), fxpass.compile(model))
-    return tuple(round(saved_bytes(m, x) / x.nbytes, 2) for m in both)

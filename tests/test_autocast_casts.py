@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from _autocast import Within, check, conv_relu, images, pair, region
 from _exact import assert_exact
-from _twins import all_operators, saved_bytes
+from _twins import all_operators, nodes_behind, saved_bytes
 from torch import nn
 
 import fxpass
@@ -27,16 +27,8 @@ class Shared(nn.Module):
 
 def casts_of(output, weight):
     """The nodes behind `output` that cast `weight`."""
-    found, todo, seen = 0, [output.grad_fn], set()
-    while todo:
-        node = todo.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        below = [n for n, _ in node.next_functions if n is not None]
-        found += node.name() == "ToCopyBackward0" and getattr(below[0], "variable", None) is weight
-        todo += below
-    return found
+    casts = [node for node in nodes_behind(output) if node.name() == "ToCopyBackward0"]
+    return sum(getattr(node.next_functions[0][0], "variable", None) is weight for node in casts)
 
 
 @pytest.mark.parametrize("cached", [True, False])

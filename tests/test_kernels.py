@@ -24,8 +24,7 @@ from hypothesis import strategies as st
 @given(k=targets, dtype=dtypes, n=sizes, shift=shifts, density=densities, seed=seeds)
 @settings(deadline=None)
 def test_bitmap_round_trip(k, dtype, n, shift, density, seed):
-    x = Buffer(n, dtype, shift)
-    bits(x.tensor).copy_(bits(tensor_of(seed, n, dtype, density)))
+    x = Buffer(n, dtype, shift).fill(tensor_of(seed, n, dtype, density))
     nonzero = bits(x.tensor) != 0
 
     marked = Buffer(words_for(n), torch.int64)
@@ -80,8 +79,7 @@ def test_relu_and_select_are_torchs(k, dtype, n, shift, in_place, seed):
     expected = torch.relu(x)
     expected_grad = torch.ops.aten.threshold_backward(grad, expected, 0)
 
-    source = Buffer(n, dtype, shift)
-    bits(source.tensor).copy_(bits(x))
+    source = Buffer(n, dtype, shift).fill(x)
     y = source if in_place else Buffer(n, dtype, shift)
     mask = Buffer(words_for(n), torch.int64)
     found = k.relu_mask(DTYPES[dtype], source.address(), y.address(), n, mask.address())
@@ -90,8 +88,7 @@ def test_relu_and_select_are_torchs(k, dtype, n, shift, in_place, seed):
     sign = torch.tensor(-0.0, dtype=dtype)
     assert found == bool((bits(x) == bits(sign.reshape(1))).any())
 
-    given_grad = Buffer(n, dtype, shift)
-    bits(given_grad.tensor).copy_(bits(grad))
+    given_grad = Buffer(n, dtype, shift).fill(grad)
     out = given_grad if in_place else Buffer(n, dtype, shift)
     k.select(DTYPES[dtype], given_grad.address(), mask.address(), n, out.address())
     assert torch.equal(bits(out.tensor), bits(expected_grad))

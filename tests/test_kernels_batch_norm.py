@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from _kernel_buffers import DTYPES, Buffer, bits, seeds, targets, tensor_of, truth, words_for
+from _bits import bits
+from _kernel_buffers import DTYPES, Buffer, seeds, targets, tensor_of, truth, words_for
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -39,8 +40,7 @@ def test_affine_is_torchs_batch_norm(k, dtype, shape, channels_last, relu, begin
     if relu != "none":
         expected = torch.relu(expected)
 
-    source = Buffer(numel, dtype)
-    bits(source.tensor).copy_(bits(x))
+    source = Buffer(numel, dtype).fill(x)
     out = source if in_place else Buffer(numel, dtype)
     mask = Buffer(words_for(numel - begin), torch.int64)
     function = _kernels.Affine(

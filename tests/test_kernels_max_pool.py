@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from _kernel_buffers import DTYPES, Buffer, bits, seeds, targets, tensor_of
+from _bits import bits
+from _kernel_buffers import DTYPES, Buffer, seeds, targets, tensor_of
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from _activations import BEFORE, NAMES, OTHERS, STAYS_EAGER, Plain
 from _bits import values
-from _exact import assert_exact, assert_saves_no_more
-from _norms import kept, normed
+from _exact import assert_exact, assert_saves_no_more, kept
+from _norms import normed
 from _twins import all_operators
 from torch import nn
 
@@ -26,11 +26,12 @@ def test_what_is_kept_behind_a_batch_norm(name):
     x = values((8, 16, 32, 32))
     eager, ours = kept(small_output(normed(x.shape, name)), x)
     if name in OTHERS or name in STAYS_EAGER:
-        assert ours <= eager
+        assert ours <= eager + 2 * 16 * 4 / x.nbytes  # two vectors of the channels
     elif name in ("relu", "relu_"):
         assert (eager, ours) == pytest.approx((1.06, 0.06 + MASK), abs=0.011)
     else:
-        assert (eager, ours) == (2.06 + BUFFER.get(name, 0), 0.06)
+        expected = (2.06 + BUFFER.get(name, 0), 0.06)
+        assert (eager, ours) == pytest.approx(expected, abs=0.005)
 
 
 @pytest.mark.parametrize("name", [*NAMES, *OTHERS])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from _bits import LAYOUTS, examples, values
 from _exact import LOSSES, assert_exact
-from _norms import Normed, fill_parameters
+from _norms import NORM_DTYPES, Normed, fill_parameters
 from _twins import operators
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,12 +58,6 @@ RARE = (
     {"momentum": None}, {"affine": False}, {"track_running_stats": False}, {"momentum": 0.0},
     {"momentum": 1.0}, {"eps": 0.5}, {"eps": 0.0}, {"affine": False, "track_running_stats": False},
 )  # fmt: skip
-DTYPES = [(torch.float32,) * 2] * 4 + [
-    (torch.float64, torch.float64),
-    (torch.bfloat16, torch.bfloat16),
-    (torch.bfloat16, torch.float32),
-    (torch.float16, torch.float16),
-]
 
 
 @st.composite
@@ -71,7 +65,7 @@ def cases(draw):
     dims = draw(st.sampled_from([2, 2, 2, 1, 3, 0]))
     batch, channels = draw(st.sampled_from([2, 2, 3, 4, 1, 0])), draw(st.integers(1, 9))
     sizes = [draw(st.sampled_from([1, 2, 3, 4, 7, 8, 17])) for _ in range(dims)]
-    dtype, parameters = draw(st.sampled_from(DTYPES))
+    dtype, parameters = draw(st.sampled_from(NORM_DTYPES))
     return Case(
         (batch, channels, *sizes), dtype, parameters,
         layout=draw(st.sampled_from(["contiguous", "channels_last", *LAYOUTS])),

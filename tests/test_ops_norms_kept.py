@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from _between import KINDS, SHAPE, Between, norm_of, with_weight
 from _bits import values
-from _exact import assert_exact, assert_saves_no_more
+from _exact import assert_exact, assert_saves_no_more, kept
 from _norms import fill_parameters
 from _twins import all_operators, saved_bytes
 from torch import nn
@@ -13,12 +13,6 @@ from torch import nn
 import fxpass
 
 READ = 3 / 16  # the reader's output
-
-
-def kept(model, x):
-    """Saved bytes of (eager, compiled), in units of the input."""
-    models = (model, fxpass.compile(model))
-    return tuple(saved_bytes(m, x) / x.nbytes for m in models)
 
 
 @pytest.mark.parametrize("kind", KINDS)

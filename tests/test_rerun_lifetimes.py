@@ -6,18 +6,10 @@ import pytest
 import torch
 from _bits import bits, values
 from _blocks import NETWORKS, image, made
-from _chain import flush
+from _chain import Stop, flush, stop
 from _exact import assert_nothing_left
 
 import fxpass
-
-
-class Stop(Exception):
-    pass
-
-
-def stop(gradient):
-    raise Stop
 
 
 def leaves(model):
