@@ -1,7 +1,7 @@
 """A module compiled and the same module not, through the oracle's training loop: equal, every bit.
 
 `assert_exact(model, x)` fails unless outputs, gradients, buffers, parameters and random state are
-those of eager. A model that does not equal itself proves nothing and is given up.
+those of eager. A model that does not equal itself proves nothing (see _bits.proves_nothing).
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ import gc
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 import torch
+from _bits import proves_nothing
 from _threads import torch_threads
 from _twins import saved_bytes
-from hypothesis import currently_in_test_context, reject
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -48,13 +47,11 @@ LOSSES: dict[str, LossFn] = {
 def recordings(
     model: nn.Module, compiled: Any, inputs: tuple[Any, ...], loop: Loop
 ) -> tuple[Recording, Recording]:
-    """What eager did and what ours did; gives up where eager does not equal itself."""
+    """What eager did and what ours did, in a setting in which eager equals itself."""
     eager = record(model, inputs, loop)
     found = record(compiled, inputs, loop)
     if compare(eager, found) and compare(eager, record(model, inputs, loop)):
-        if currently_in_test_context():
-            reject()
-        pytest.skip("eager does not equal itself here")
+        proves_nothing()
     return eager, found
 
 

@@ -74,6 +74,7 @@ def test_copies(dtype, layout):
     )
 
 
+NO_AVG_POOL3D = (torch.bfloat16, torch.float16)  # in eager
 POOLS = [
     ([3], [2], [1], [1], True), ([2], [2], [0], [1], False), ([3], [1], [1], [2], False),
     ([2], [3], [1], [1], True), ([1], [1], [0], [1], False),
@@ -96,11 +97,11 @@ def test_max_pools(dims, dtype, fused):
             )
 
 
-@pytest.mark.parametrize("dims", [1, 2, 3])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("dims", "dtype"),
+    [(n, d) for n in (1, 2, 3) for d in DTYPES if n < 3 or d not in NO_AVG_POOL3D],
+)
 def test_avg_pools(dims, dtype):
-    if (dims, dtype) == (3, torch.bfloat16):
-        pytest.skip("eager has no such pool")
     pool, rerun = getattr(F, f"avg_pool{dims}d"), getattr(ops, f"rerun_avg_pool{dims}d")
     for layout in ("contiguous", "channels_last", "sliced"):
         x = values((2, 3, *[9] * dims), dtype, "specials", layout)
@@ -113,6 +114,14 @@ def test_avg_pools(dims, dtype):
                     lambda x, a=args, m=more: rerun(x, None, *a, *(m or [None]), True),
                     x,
                 )
+
+
+@pytest.mark.parametrize("dtype", NO_AVG_POOL3D)
+def test_avg_pools_that_eager_does_not_have(dtype):
+    x = values((2, 3, 9, 9, 9), dtype)
+    for pool in (F.avg_pool3d, ops.avg_pool3d):
+        with pytest.raises(NotImplementedError, match=r"avg_pool3d_out_frame.* not implemented"):
+            pool(x, [3, 3, 3])
 
 
 @pytest.mark.parametrize("name", EAGER)
