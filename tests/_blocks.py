@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from _bits import values
 from torch import Tensor, nn
 
 from bench._models import torchvision_models
@@ -190,3 +191,14 @@ NETWORKS = {
     "stochastic depth of a batch": lambda: network(Dropped(mode="batch"), Dropped(mode="batch")),
     "inception": lambda: network(Inception(), Inception()),
 }
+
+
+def made(name: str) -> nn.Module:
+    """One of NETWORKS, from a fixed seed."""
+    torch.manual_seed(0)
+    return NETWORKS[name]()
+
+
+def image(dtype: torch.dtype = torch.float32, layout: str = "contiguous") -> Tensor:
+    """What the networks read."""
+    return values((4, 3, 8, 8), dtype, layout=layout).requires_grad_()

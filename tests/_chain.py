@@ -51,6 +51,15 @@ def ours(x: Tensor, v: Tensor, w: Tensor, b: Tensor, u: Tensor) -> Tensor:
 BOTH = {"eager": eager, "ours": ours}
 
 
+class Stop(Exception):
+    """What `stop` raises."""
+
+
+def stop(gradient: Tensor) -> None:
+    """A hook that ends a backward in its middle."""
+    raise Stop
+
+
 def flush() -> None:
     """Ends what a backward that raised left behind.
 

@@ -3,78 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-from functools import partial
 
 import torch
-import torch.nn.functional as F
+from _activations import ACTIVATIONS, OTHERS
 from _bits import bits, values
-from _twins import saved_bytes
+from _functional import call_norm
 from torch import nn
 
-import fxpass
-
 NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+# To draw from: of the input and of the parameters.
+NORM_DTYPES = [
+    *[(torch.float32, torch.float32)] * 4,
+    (torch.float64, torch.float64),
+    (torch.bfloat16, torch.bfloat16),
+    (torch.bfloat16, torch.float32),
+    (torch.float16, torch.float16),
+]
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-ACTIVATIONS = {
-    "none": nn.Identity,
-    "relu": nn.ReLU,
-    "relu6": nn.ReLU6,
-    "hardtanh": lambda **kw: nn.Hardtanh(-0.5, 1.5, **kw),
-    "leaky_relu": lambda **kw: nn.LeakyReLU(0.2, **kw),
-    "elu": lambda **kw: nn.ELU(0.7, **kw),
-    "hardswish": nn.Hardswish,
-    "hardsigmoid": nn.Hardsigmoid,
-    "silu": nn.SiLU,
-    "mish": nn.Mish,
-    "gelu": nn.GELU,
-    "gelu tanh": lambda: nn.GELU("tanh"),
-    "softplus": lambda: nn.Softplus(2.0, 3.0),
-    "celu": lambda **kw: nn.CELU(0.7, **kw),
-    "selu": nn.SELU,
-    "threshold": lambda **kw: nn.Threshold(0.3, -1.0, **kw),
-    "hardshrink": lambda: nn.Hardshrink(0.3),
-    "softshrink": lambda: nn.Softshrink(0.3),
-    "logsigmoid": nn.LogSigmoid,
-}
-_NOT_IN_PLACE = (
-    *("none", "gelu", "gelu tanh", "softplus", "hardshrink", "softshrink", "logsigmoid"),
-)
-ACTIVATIONS |= {
-    f"{name}_": partial(made, inplace=True)
-    for name, made in ACTIVATIONS.items()
-    if name not in _NOT_IN_PLACE
-}
-# Those that no recipe knows.
-OTHERS = {"softsign": nn.Softsign, "tanhshrink": nn.Tanhshrink, "rrelu": nn.RReLU}
-
-
-# The operators by name: their arguments and eager's functions.
-LISTS = {
-    "hardtanh": [-1.0, 1.0], "leaky_relu": [0.2], "elu": [0.7], "softplus": [2.0, 3.0],
-    "celu": [0.7], "threshold": [0.3, -1.0], "hardshrink": [0.3], "softshrink": [0.3],
-}  # fmt: skip
-EAGER = {
-    "relu": torch.relu,
-    "hardtanh": F.hardtanh,
-    "leaky_relu": lambda x: F.leaky_relu(x, 0.2),
-    "elu": lambda x: F.elu(x, 0.7),
-    "hardswish": F.hardswish,
-    "hardsigmoid": F.hardsigmoid,
-    "silu": F.silu,
-    "mish": F.mish,
-    "gelu_none": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "softplus": lambda x: F.softplus(x, 2.0, 3.0),
-    "celu": lambda x: F.celu(x, 0.7),
-    "selu": F.selu,
-    "threshold": lambda x: F.threshold(x, 0.3, -1.0),
-    "hardshrink": lambda x: F.hardshrink(x, 0.3),
-    "softshrink": lambda x: F.softshrink(x, 0.3),
-    "logsigmoid": F.logsigmoid,
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-}
 
 
 class Normed(nn.Module):
@@ -91,16 +36,9 @@ class Normed(nn.Module):
             layer = nn.Linear if len(shape) == 2 else CONVS[dims]
             self.reader = layer(channels, 3, *([] if len(shape) == 2 else [1]))
 
-    def norm(self, x):
-        if not self.functional:
-            return self.bn(x)
-        batch = self.bn.training or self.bn.running_mean is None
-        means = self.bn.running_mean, self.bn.running_var
-        affine = self.bn.weight, self.bn.bias
-        return F.batch_norm(x, *means, *affine, batch, self.bn.momentum or 0.2, self.bn.eps)
-
     def forward(self, x):
-        return self.reader(self.act(self.norm(x)))
+        y = call_norm(self.bn, x) if self.functional else self.bn(x)
+        return self.reader(self.act(y))
 
 
 def fill_parameters(model, kind="normal", seed=0):
@@ -114,6 +52,10 @@ def fill_parameters(model, kind="normal", seed=0):
             elif name.endswith("running_var"):
                 buffer.copy_(values(buffer.shape, buffer.dtype, kind, seed=seed + 60).abs())
     return model
+
+
+def normed(shape, name, dtype=torch.float32, **arguments):
+    return fill_parameters(Normed(shape, name, **arguments)).to(dtype)
 
 
 def crashes_without_gradient(kind, x):
@@ -135,10 +77,3 @@ def fate(model, x, write):
         out.backward(values(out.shape, seed=4))
         return [bits(t).tolist() for t in (x.grad, *(p.grad for p in model.parameters()))]
     return "raises"
-
-
-def kept(model, x, x_needs_gradient=True):
-    """Saved bytes of (eager, compiled), over those of the input."""
-    x = x.detach().clone().requires_grad_(x_needs_gradient)
-    both = (copy.deepcopy(model), fxpass.compile(model))
-    return tuple(round(saved_bytes(m, x) / x.nbytes, 2) for m in both)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
+from _threads import torch_threads
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -36,17 +36,6 @@ class Net(nn.Module):
 X = torch.linspace(-2, 2, 2 * 3 * 8 * 8).sin_().mul_(3).view(2, 3, 8, 8)
 
 
-@contextmanager
-def torch_on_one_thread() -> Iterator[None]:
-    """Threads that wait for each other on a busy machine would make small models slow."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 class Twins:
     """`eager` and `compiled`; `step` runs a training step of each and compares all there is."""
 
@@ -60,7 +49,7 @@ class Twins:
         change(self.eager)
         change(self.compiled)
 
-    @torch_on_one_thread()
+    @torch_threads(1)  # several that wait for each other make small models slow
     def step(
         self, *args: Any, loss_fn: Callable[[Any], Tensor] = sum_of_outputs, **kwargs: Any
     ) -> None:
@@ -135,14 +124,20 @@ def all_operators(compiled: Any) -> list[str]:
     return found
 
 
-def nodes(output: Tensor) -> set[str]:
-    """The names of all autograd nodes behind an output."""
-    names, todo = set(), [output.grad_fn]
+def nodes_behind(output: Tensor, until: Any = None) -> Iterator[Any]:
+    """Each autograd node behind an output once; not `until`, nor what is behind that alone."""
+    todo, seen = [output.grad_fn], {None, until}
     while todo:
         node = todo.pop()
-        names.add(node.name())
-        todo += [n for n, _ in node.next_functions if n is not None]
-    return names
+        if node not in seen:
+            seen.add(node)
+            yield node
+            todo += [n for n, _ in node.next_functions]
+
+
+def nodes(output: Tensor) -> set[str]:
+    """The names of all autograd nodes behind an output."""
+    return {node.name() for node in nodes_behind(output)}
 
 
 def is_compiled(output: Tensor) -> bool:

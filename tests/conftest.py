@@ -4,7 +4,7 @@ import gc
 import os
 
 import pytest
-import torch
+from _threads import torch_threads
 from hypothesis import HealthCheck, settings
 
 _COMMON = {
@@ -20,10 +20,15 @@ settings.load_profile(os.environ.get("FXPASS_HYPOTHESIS", "quick"))
 @pytest.fixture(params=[1, 2])
 def threads(request):
     """Runs a test with one and with two of torch's threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
+    with torch_threads(request.param):
+        yield request.param
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Threads that wait for each other on a busy machine would make small models slow."""
+    with torch_threads(1):
+        yield
 
 
 @pytest.fixture

@@ -6,14 +6,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from _activations import ACTIVATIONS
 from _blocks import StochasticDepth
+from _functional import INSTANCE_NORMS, call_norm
 from torch import Tensor, nn
 
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _CONV_TRANSPOSE = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _F_CONV = (F.conv1d, F.conv2d, F.conv3d)
 _F_CONV_TRANSPOSE = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
-_INSTANCE_NORM = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 _PADS = {
     "constant": (nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d),
     "reflect": (nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d),
@@ -58,7 +59,7 @@ def _batch_norm(layer: Any, dims: int) -> nn.Module:
 
 
 def _norm(layer: Any, dims: int) -> nn.Module:
-    kinds = {"layer": nn.LayerNorm, "group": nn.GroupNorm, "instance": _INSTANCE_NORM[dims - 1]}
+    kinds = {"layer": nn.LayerNorm, "group": nn.GroupNorm, "instance": INSTANCE_NORMS[dims - 1]}
     return kinds[layer.args["kind"]](**_own(layer))
 
 
@@ -67,49 +68,31 @@ def _pad(layer: Any, dims: int) -> nn.Module:
     return _PADS[layer.args["mode"]][dims - 1](layer.args["padding"], *value)
 
 
-_ACTIVATIONS: dict[str, Any] = {
-    "relu": nn.ReLU,
-    "relu6": nn.ReLU6,
-    "hardtanh": lambda **kw: nn.Hardtanh(-0.5, 1.5, **kw),
-    "leaky_relu": lambda **kw: nn.LeakyReLU(0.2, **kw),
-    "elu": lambda **kw: nn.ELU(0.7, **kw),
-    "hardswish": nn.Hardswish,
-    "hardsigmoid": nn.Hardsigmoid,
-    "silu": nn.SiLU,
-    "mish": nn.Mish,
-    "gelu": nn.GELU,
-    "gelu_tanh": lambda: nn.GELU("tanh"),
-    "softplus": nn.Softplus,
-    "celu": lambda **kw: nn.CELU(0.7, **kw),
-    "selu": nn.SELU,
-    "threshold": lambda **kw: nn.Threshold(0.3, -1.0, **kw),
-    "hardshrink": nn.Hardshrink,
-    "softshrink": nn.Softshrink,
-    "logsigmoid": nn.LogSigmoid,
+_ACTIVATIONS: dict[str, Any] = ACTIVATIONS | {
     "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh,
     "softmax": lambda: nn.Softmax(1),
     "log_softmax": lambda: nn.LogSoftmax(-1),
     "prelu": nn.PReLU,
 }
-_IN_PLACE = (
-    "relu", "relu6", "hardtanh", "leaky_relu", "elu", "hardswish", "hardsigmoid", "silu", "mish",
-    "celu", "selu", "threshold",
-)  # fmt: skip
+# Those of torch.nn.functional that are called with arguments.
 _F_ACTIVATIONS: dict[str, Any] = {
     "hardtanh": lambda x: F.hardtanh(x, -0.5, 1.5),
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu tanh": lambda x: F.gelu(x, approximate="tanh"),
     "threshold": lambda x: F.threshold(x, 0.3, -1.0),
     "softmax": lambda x: F.softmax(x, 1),
     "log_softmax": lambda x: x.log_softmax(-1),
 }
-_F_ACTIVATIONS |= {
-    name: getattr(F, name) for name in _ACTIVATIONS.keys() - {*_F_ACTIVATIONS, "prelu"}
-}
 
 
 def _activation(name: str, inplace: bool) -> nn.Module:
-    return _ACTIVATIONS[name](**({"inplace": True} if inplace and name in _IN_PLACE else {}))
+    """The module; `inplace`: in place, if there is such a one."""
+    in_place = f"{name}_"
+    return _ACTIVATIONS[in_place if inplace and in_place in _ACTIVATIONS else name]()
+
+
+def _call_activation(name: str, x: Tensor) -> Tensor:
+    return (_F_ACTIVATIONS[name] if name in _F_ACTIVATIONS else getattr(F, name))(x)
 
 
 class Residual(nn.Module):
@@ -282,7 +265,7 @@ def run_layer(model: nn.Module, i: int, layer: Any, of: list[Any]) -> Any:
     if layer.op == "mul":
         return _MULS[layer.how](*of)
     if layer.op == "activation" and layer.how == "F" and layer.args["name"] != "prelu":
-        return _F_ACTIVATIONS[layer.args["name"]](of[0])
+        return _call_activation(layer.args["name"], of[0])
     if layer.op == "cat":
         return torch.cat(of, dim=1)
     if layer.op == "view" and layer.how == "split_cat":
@@ -306,8 +289,8 @@ def _call_function(model: nn.Module, module: Any, layer: Any, x: Any) -> Any:
         names = ("stride", "padding", "output_padding", "groups", "dilation")
         function = _F_CONV_TRANSPOSE[len(module.kernel_size) - 1]
         return function(x, module.weight, module.bias, **{n: own[n] for n in names})
-    if layer.op == "norm":
-        return _call_norm(module, x)
+    if layer.op in ("norm", "batch_norm"):
+        return call_norm(module, x)
     if layer.op == "pad":
         return F.pad(x, own["padding"], own["mode"])
     if layer.op == "linear":
@@ -315,25 +298,4 @@ def _call_function(model: nn.Module, module: Any, layer: Any, x: Any) -> Any:
     if layer.op == "dropout":
         function = _F_DROPOUTS[layer.args["kind"]][model.network.dims - 1]
         return function(x, own["p"], training=model.training, inplace=own["inplace"])
-    if layer.op == "batch_norm":
-        batch_statistics = module.training or module.running_mean is None
-        return F.batch_norm(
-            x,
-            module.running_mean,
-            module.running_var,
-            module.weight,
-            module.bias,
-            batch_statistics,
-            0.1,
-            module.eps,
-        )
     return _F_POOLS[layer.op][model.network.dims - 1](x, **own)
-
-
-def _call_norm(m: Any, x: Any) -> Any:
-    if isinstance(m, nn.LayerNorm):
-        return F.layer_norm(x, m.normalized_shape, m.weight, m.bias)
-    if isinstance(m, nn.GroupNorm):
-        return F.group_norm(x, m.num_groups, m.weight, m.bias)
-    of_input = m.training or not m.track_running_stats
-    return F.instance_norm(x, m.running_mean, m.running_var, m.weight, m.bias, of_input)

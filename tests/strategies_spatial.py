@@ -253,7 +253,7 @@ def stochastic_depth(draw: Any, shape: Shape) -> Drawn:
 
 ACTIVATIONS = (
     "relu6", "hardtanh", "leaky_relu", "elu", "hardswish", "hardsigmoid", "silu", "mish", "gelu",
-    "gelu_tanh", "softplus", "celu", "selu", "threshold", "hardshrink", "softshrink", "logsigmoid",
+    "gelu tanh", "softplus", "celu", "selu", "threshold", "hardshrink", "softshrink", "logsigmoid",
     "sigmoid", "tanh", "softmax", "log_softmax", "prelu",
 )  # fmt: skip
 _MODES = st.sampled_from(("row", "batch"))

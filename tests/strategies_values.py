@@ -13,7 +13,7 @@ _NANS = {
     torch.bfloat16: (0x7FC3, -0x0040, 0x7F81),
     torch.float16: (0x7E12, -0x0200, 0x7C01),
 }
-_INTEGER = {8: torch.int64, 4: torch.int32, 2: torch.int16}
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def fill(shape: tuple[int, ...], dtype: torch.dtype, kind: str, rng: torch.Generator):
@@ -35,12 +35,12 @@ def fill(shape: tuple[int, ...], dtype: torch.dtype, kind: str, rng: torch.Gener
     share = {"edges": 0.2, "specials": 0.2, "mostly_zero": 0.9, "zeros": 1.0}.get(kind, 0.0)
     rare = torch.tensor(_rare(kind, dtype), dtype=dtype)
     if kind == "specials":
-        nans = torch.tensor(_NANS[dtype], dtype=_INTEGER[dtype.itemsize]).view(dtype)
+        nans = torch.tensor(_NANS[dtype], dtype=INTEGERS[dtype.itemsize]).view(dtype)
         rare = torch.cat([rare, nans])
     chosen = rare[torch.randint(len(rare), shape, generator=rng)]
     # torch.where may not keep a signalling NaN; a masked copy of integers does.
     mask = torch.rand(shape, generator=rng) < share
-    bits = normal.view(_INTEGER[dtype.itemsize]).clone()
+    bits = normal.view(INTEGERS[dtype.itemsize]).clone()
     bits[mask] = chosen.view(bits.dtype)[mask]
     return bits.view(dtype)
 

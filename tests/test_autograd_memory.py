@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from _bits import check, twin, values
-from _chain import BOTH, eager, flush, ours, parameters
+from _chain import BOTH, Stop, eager, flush, ours, parameters, stop
 
 from fxpass import memory
 
@@ -60,12 +60,6 @@ def test_gradients_of_some_inputs_only(wanted):
 
 @pytest.mark.parametrize("where", range(5))
 def test_backward_that_raises_in_the_middle(where):
-    class Stop(Exception):
-        pass
-
-    def stop(gradient):
-        raise Stop
-
     def failing(loss, tensors):
         hook = tensors[where].register_hook(stop)
         with contextlib.suppress(Stop):  # pytest.raises would keep the gradient in a frame

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from _bits import check, check_errors_too, difference, twin, values
-from _chain import BOTH, SINGLE, eager, ours, parameters
+from _chain import ALL_EAGER, BOTH, SINGLE, eager, ours, parameters
 
 ops = torch.ops.fxpass
 
@@ -71,18 +71,7 @@ def test_create_graph_over_graphs_of_eager_is_right_or_raises(name):
 
         return run
 
-    eager_ops = {
-        "linear": lambda x: F.linear(x, torch.ones(3, 6, requires_grad=True)),
-        "max_pool2d_with_indices": lambda x: F.max_pool2d(x, 2),
-        "max_pool3d": lambda x: F.max_pool3d(x, 2),
-        "avg_pool2d": lambda x: F.avg_pool2d(x, 2),
-        "adaptive_avg_pool2d": lambda x: F.adaptive_avg_pool2d(x, 2),
-        "adaptive_max_pool2d": lambda x: F.adaptive_max_pool2d(x, 2),
-        "pad": lambda x: F.pad(x, [1, 1, 1, 1], "reflect"),
-        "keep_input": lambda x: F.layer_norm(x, [6]),
-        "keep_result": torch.sigmoid,
-    }
-    check(second(eager_ops[name]), second(SINGLE[name]), [values((2, 2, 6, 6))])
+    check(second(ALL_EAGER[name]), second(SINGLE[name]), [values((2, 2, 6, 6))])
 
 
 # ---- written to in place -------------------------------------------------------------------------

@@ -1,13 +1,13 @@
 """One value, several consumers: restored once, and never kept beyond the backward."""
 
 import contextlib
-import threading
 from itertools import pairwise
 
 import pytest
 import torch
 from _bits import difference, values
-from _chain import flush, ours, parameters
+from _chain import Stop, flush, ours, parameters, stop
+from _threads import at_once
 
 from fxpass import memory
 
@@ -59,15 +59,12 @@ def test_a_skipped_consumer_does_not_keep_the_restored_value(skipped):
 
 
 def test_a_consumer_that_raises_does_not_keep_the_restored_value():
-    def stop(gradient):
-        raise ValueError("stop")
-
     _, weights, outs = with_consumers(3)
     weights[1].register_hook(stop)
     total = sum(out.sum() for out in outs)
     del outs
     with memory.track() as tracked:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(Stop):
             total.backward()
             raise AssertionError
         flush()
@@ -80,17 +77,12 @@ def test_backwards_on_two_threads_over_one_graph():
     tensors = parameters()
     loss = ours(*tensors)
     expected = torch.autograd.grad(loss, tensors, retain_graph=True)
-    wrong, gate = [], threading.Barrier(2)
+    wrong = []
 
-    def work():
-        gate.wait()
+    def work(_):
         for _ in range(20):
             found = torch.autograd.grad(loss, tensors, retain_graph=True)
             wrong.extend(filter(None, map(difference, expected, found)))
 
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(2, work)
     assert not wrong

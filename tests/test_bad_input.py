@@ -89,16 +89,25 @@ def test_a_dtype_without_kernels_stays_dense_and_exact(dtype):
         twins.step(X.to(dtype))
 
 
-@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int32, torch.bool])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.int64])
 def test_relu_of_a_dtype_without_kernels(dtype):
     x = torch.tensor([-1.0, 0.0, 2.0]).to(dtype)
-    try:
-        expected = torch.relu(x)
-    except (RuntimeError, NotImplementedError) as error:
-        with pytest.raises(type(error)):
-            OPS.relu(x)
-    else:
-        assert_same(bits([expected]), bits([OPS.relu(x)[0]]))
+    assert_same(bits([torch.relu(x)]), bits([OPS.relu(x)[0]]))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "error", "message"),
+    [
+        (torch.float8_e4m3fn, NotImplementedError, "not implemented for 'Float8_e4m3fn'"),
+        (torch.bool, RuntimeError, "Boolean inputs not supported"),
+    ],
+)
+def test_relu_of_a_dtype_that_eager_refuses(dtype, error, message):
+    x = torch.tensor([-1.0, 0.0, 2.0]).to(dtype)
+    for relu in (torch.relu, OPS.relu):
+        with pytest.raises(error, match=message) as raised:
+            relu(x)
+        assert raised.type is error
 
 
 def test_the_meta_device():

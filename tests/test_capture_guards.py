@@ -1,11 +1,11 @@
 """`Guards`: whatever a trace took for granted is noticed when it changes, and nothing else is."""
 
 import inspect
-import time
 
 import pytest
 import torch
 import torch.nn.functional as F
+from _timing import timed
 from torch import nn
 
 from fxpass.capture import ArgPattern, capture
@@ -191,13 +191,6 @@ def test_checking_takes_about_a_microsecond_a_module():
     modules = len(list(root.modules()))
     best = min(timed(guards.holds, 50) for _ in range(20))
     assert best / modules < 2e-6
-
-
-def timed(run, count):
-    start = time.perf_counter()
-    for _ in range(count):
-        run()
-    return (time.perf_counter() - start) / count
 
 
 READ_WHEN_THE_OP_RUNS = {"momentum"}

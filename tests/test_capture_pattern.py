@@ -2,10 +2,10 @@
 
 import collections
 import enum
-import time
 
 import pytest
 import torch
+from _timing import timed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -120,10 +120,3 @@ def test_one_tensor_is_fast():
     args, kwargs = (A,), {}
     best = min(timed(lambda: ArgPattern.split(args, kwargs), 1000) for _ in range(5))
     assert best < 3e-6
-
-
-def timed(run, count):
-    start = time.perf_counter()
-    for _ in range(count):
-        run()
-    return (time.perf_counter() - start) / count

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 import torch
+from _threads import at_once
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -128,14 +129,10 @@ def test_all_threads():
     def work(n):
         for i in range(2000):
             torch.empty(i % 50 + 1)
-        kept.append(torch.empty(n))
+        kept.append(torch.empty(100 * (n + 1)))
 
     with memory.track() as tracked:
-        threads = [threading.Thread(target=work, args=(100 * n,)) for n in (1, 2, 3, 4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(4, work)
         assert tracked.live_bytes == 4 * 1000
     assert 4000 <= tracked.peak_bytes <= 4000 + 4 * 200
 

@@ -4,11 +4,11 @@ import copy
 import gc
 import io
 import pickle
-import threading
 import weakref
 
 import pytest
 import torch
+from _threads import at_once
 from _twins import Net, Twins, X, assert_same, bits, operators, saved_bytes
 from torch import nn
 
@@ -349,24 +349,14 @@ def test_calls_from_several_threads(traces):
     twins = Twins()
     twins.each(lambda m: m.eval())
     expected = bits(twins.eager(X))
-    found, errors = [], []
-    start = threading.Barrier(4)
+    found = []
 
-    def work():
-        try:
-            start.wait()
-            for _ in range(3):
-                found.append(bits(twins.compiled(X)))
-                twins.compiled(X).sum().backward()
-        except Exception as error:
-            errors.append(error)
+    def work(_):
+        for _ in range(3):
+            found.append(bits(twins.compiled(X)))
+            twins.compiled(X).sum().backward()
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not errors
+    at_once(4, work)
     assert len(found) == 12
     for one in found:
         assert_same(expected, one)

@@ -5,7 +5,8 @@ import contextlib
 import pytest
 import torch
 import torch.nn.functional as F
-from _twins import Net, Twins, X, assert_same, bits, is_compiled, saved_bytes, torch_on_one_thread
+from _threads import torch_threads
+from _twins import Net, Twins, X, assert_same, bits, is_compiled, saved_bytes
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -25,7 +26,7 @@ class Plain(nn.Module):
         return self.head(x.flatten(1))
 
 
-@torch_on_one_thread()
+@torch_threads(1)
 def both(use, make=Plain, **kwargs):
     """What `use(model)` returns and the gradients it leaves, of eager and compiled; the same."""
     twins = Twins(make, **kwargs)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
-from _twins import Net, Twins, X, assert_same, bits, is_compiled, operators, torch_on_one_thread
+from _threads import torch_threads
+from _twins import Net, Twins, X, assert_same, bits, is_compiled, operators
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -158,7 +159,7 @@ def in_eval(make=Net):
     return twins
 
 
-@torch_on_one_thread()
+@torch_threads(1)
 def same(use, twins):
     assert_same(*(bits(use(model)) for model in (twins.eager, twins.compiled)))
 

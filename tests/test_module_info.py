@@ -25,6 +25,8 @@ from fxpass.plan import Recipe
 # The import above forbids everyone in this process to set torch.backends' flags.
 torch.backends.__allow_nonbracketed_mutation_flag = True
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 INFOS = {info.name: info for info in module_db}
 LAZY = [name for name, info in INFOS.items() if info.is_lazy]
 MOST_INPUTS = 10**6 if os.environ.get("FXPASS_HYPOTHESIS") == "deep" else 4  # of an entry and mode
@@ -70,15 +72,6 @@ OWN_FORWARD = {
     "nn.TransformerEncoder": DECIDES,
     "nn.TransformerEncoderLayer": DECIDES,
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Threads that wait for each other on a busy machine would make small modules slow."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Call(nn.Module):

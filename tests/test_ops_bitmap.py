@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from _bits import bits, difference, examples, values
+from _bits import DTYPES, bits, difference, examples, values
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies_values import FILLS
@@ -10,7 +10,6 @@ from strategies_values import FILLS
 from fxpass import bitmap
 
 ops = torch.ops.fxpass
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def reference(x):

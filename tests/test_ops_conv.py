@@ -5,15 +5,15 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
-from _bits import LAYOUTS, Upstream, check, check_errors_too, examples, values
+from _bits import LAYOUTS, MOSTLY_FP32, Upstream, check, check_errors_too, examples, values
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies_upstream import upstreams_of_layers
 from strategies_values import FILLS
 
 ops = torch.ops.fxpass
 # Eager's advice on even kernels, which is an error here, would hide them.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 HANDLES = ("none", "bitmap", "relu")
 
 
@@ -65,7 +65,7 @@ def cases(draw):
         draw(st.sampled_from([1, 4, 5, 6, 7] if dims == 3 else [1, 5, 7, 8, 11])) for _ in kernel
     ]
     batch = draw(st.sampled_from([[2], [3], [1], [0], []]))
-    dtype = draw(st.sampled_from([torch.float32, *DTYPES]))
+    dtype = draw(st.sampled_from(MOSTLY_FP32))
     kinds, layouts, seeds = st.sampled_from(FILLS), st.sampled_from(LAYOUTS), st.integers(0, 99)
     if draw(st.booleans()) and len(set(stride + dilation)) == 1:
         stride, dilation = stride[:1], dilation[:1]  # one number for all dimensions
@@ -83,15 +83,8 @@ def cases(draw):
     )  # fmt: skip
 
 
-upstreams = st.builds(
-    Upstream,
-    st.sampled_from(["normal", "normal", "specials", "mostly_zero"]),
-    st.sampled_from(LAYOUTS),
-)
-
-
 @examples(250)
-@given(cases(), upstreams, st.tuples(st.booleans(), st.booleans(), st.booleans()))
+@given(cases(), upstreams_of_layers, st.tuples(st.booleans(), st.booleans(), st.booleans()))
 def test_conv(case, upstream, needs):
     needs = [
         n and t is not None for n, t in zip(needs, (case.x, case.weight, case.bias), strict=True)

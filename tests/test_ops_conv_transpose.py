@@ -5,18 +5,18 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
-from _bits import LAYOUTS, Upstream, check, check_errors_too, examples, values
+from _bits import LAYOUTS, MOSTLY_FP32, Upstream, check, check_errors_too, examples, values
 from _exact import assert_exact
 from _twins import Twins, operators, saved_bytes
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies_upstream import upstreams_of_layers
 from strategies_values import FILLS
 from torch import nn
 
 import fxpass
 
 ops = torch.ops.fxpass
-DTYPES = (torch.float32, torch.float32, torch.float64, torch.bfloat16, torch.float16)
 HANDLES = ("none", "bitmap", "relu")
 CONVS = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
@@ -42,7 +42,7 @@ def cases(draw):
     args = (each(1, 3), each(0, 2), each(0, 1), groups, each(1, 2))
     batch = draw(st.sampled_from([[2], [3], [1], [0], []]))
     sizes = [draw(st.sampled_from([1, 3, 4, 7])) for _ in range(dims)]
-    dtype = draw(st.sampled_from(DTYPES))
+    dtype = draw(st.sampled_from(MOSTLY_FP32))
     kind, layout = draw(st.sampled_from(FILLS)), draw(st.sampled_from(LAYOUTS))
     of_weight = draw(st.sampled_from(["normal", "normal", "edges", "specials"]))
     kernel = [draw(st.integers(1, 3)) for _ in range(dims)]
@@ -70,15 +70,8 @@ def ours(case):
     return run
 
 
-upstreams = st.builds(
-    Upstream,
-    st.sampled_from(["normal", "normal", "specials", "mostly_zero"]),
-    st.sampled_from(LAYOUTS),
-)
-
-
 @examples(150)
-@given(cases(), upstreams, st.tuples(st.booleans(), st.booleans(), st.booleans()))
+@given(cases(), upstreams_of_layers, st.tuples(st.booleans(), st.booleans(), st.booleans()))
 def test_conv_transpose(case, upstream, needs):
     needs = [n and t is not None for n, t in zip(needs, case.tensors, strict=True)]
     check_errors_too(eager(case), ours(case), case.tensors, needs=needs, upstream=upstream)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
-from _bits import LAYOUTS, check, examples, values
-from _exact import LOSSES, assert_exact, assert_saves_no_more
+from _bits import LAYOUTS, MOSTLY_FP32, check, examples, values
+from _exact import LOSSES, assert_exact, assert_saves_no_more, kept
 from _norms import CONVS, NORMS, crashes_without_gradient, fate
-from _twins import Twins, all_operators, saved_bytes
+from _twins import Twins, all_operators
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies_values import FILLS
@@ -17,7 +17,6 @@ from torch import nn
 import fxpass
 
 ops = torch.ops.fxpass
-DTYPES = (torch.float32, torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 # Name -> (module or function by channels, whether it saves its input).
 OPS = {
@@ -108,7 +107,7 @@ def cases(draw):
     shape = (draw(st.sampled_from([2, 3, 5, 1, 0])), draw(st.sampled_from([1, 2, 4, 5])),
              *sizes, draw(st.sampled_from([2, 4, 10, 16])))  # fmt: skip
     return Case(
-        draw(st.sampled_from(list(OPS))), shape, draw(st.sampled_from(DTYPES)),
+        draw(st.sampled_from(list(OPS))), shape, draw(st.sampled_from(MOSTLY_FP32)),
         draw(st.sampled_from(["contiguous", "channels_last", *LAYOUTS])),
         draw(st.sampled_from(["normal", "normal", *FILLS])),
         draw(st.sampled_from(list(BEFORE))), draw(st.sampled_from(["conv", "product"])),
@@ -145,11 +144,6 @@ def test_large_values_on_all_threads(name, on_threads):
 
 SHAPE = (8, 16, 24, 24)
 READ = 3 / 16  # the reader's output
-
-
-def kept(model, x):
-    """Saved bytes of (eager, compiled), in units of the input."""
-    return tuple(saved_bytes(m, x) / x.nbytes for m in (model, fxpass.compile(model)))
 
 
 @pytest.mark.parametrize("name", [name for name in OPS if name != "F.glu"])

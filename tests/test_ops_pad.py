@@ -3,20 +3,18 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from _bits import LAYOUTS, Upstream, check, check_errors_too, examples, values
+from _bits import LAYOUTS, MOSTLY_FP32, check, check_errors_too, examples, values
 from _exact import assert_exact
 from _twins import Twins, operators, saved_bytes
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies_upstream import upstreams
 from strategies_values import FILLS
 from torch import nn
 
 import fxpass
 
 ops = torch.ops.fxpass
-DTYPES = (torch.float32, torch.float32, torch.float64, torch.bfloat16, torch.float16)
-
-upstreams = st.builds(Upstream, st.sampled_from(FILLS), st.sampled_from(LAYOUTS), st.integers(0, 9))
 
 
 @st.composite
@@ -34,7 +32,7 @@ def cases(draw):
     value = (
         draw(st.sampled_from([None, 0.0, -0.0, 1.5, float("nan")])) if mode == "constant" else None
     )
-    drawn = [draw(st.sampled_from(v)) for v in (DTYPES, FILLS, LAYOUTS)]
+    drawn = [draw(st.sampled_from(v)) for v in (MOSTLY_FP32, FILLS, LAYOUTS)]
     return values(shape, *drawn, draw(st.integers(0, 9))), (amounts, mode, value)
 
 

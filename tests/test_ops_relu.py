@@ -2,18 +2,17 @@
 
 import pytest
 import torch
-from _bits import LAYOUTS, Upstream, bits, check, check_errors_too, examples, twin, values
+from _bits import DTYPES, LAYOUTS, Upstream, bits, check, check_errors_too, examples, twin, values
 from hypothesis import example, given
 from hypothesis import strategies as st
+from strategies_upstream import upstreams
 from strategies_values import FILLS
 
 from fxpass import memory
 
 ops = torch.ops.fxpass
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 shapes = st.lists(st.sampled_from([0, 1, 1, 2, 3, 5, 8, 17]), min_size=0, max_size=5)
-upstreams = st.builds(Upstream, st.sampled_from(FILLS), st.sampled_from(LAYOUTS), st.integers(0, 9))
 
 
 @st.composite

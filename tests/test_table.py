@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from _spellings import EXAMPLES, Called, calls_of, trained
+from _twins import nodes_behind
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -159,16 +160,10 @@ def test_the_attributes_of_the_nodes_say_the_same(op, spelling):
 def saved_by_nodes(result: Tensor, x: Tensor) -> list[Tensor]:
     """The `_saved_*` tensors of all nodes between a result and its input."""
     found: list[Tensor] = []
-    todo, seen = [result.grad_fn], {None, x.grad_fn}
-    while todo:
-        node = todo.pop()
-        if node in seen:
-            continue
-        seen.add(node)
+    for node in nodes_behind(result, until=x.grad_fn):
         names = [name for name in dir(node) if name.startswith("_saved_")]
         values = pytree.tree_leaves([getattr(node, name) for name in names])
         found += [t for t in values if isinstance(t, Tensor)]
-        todo += [after for after, _ in node.next_functions]
     return found
 
 

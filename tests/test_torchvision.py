@@ -17,6 +17,8 @@ import fxpass
 from bench import coverage
 from bench.coverage import KINDS, Subject, check, subjects
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 QUICK = """
     convnext_tiny densenet121 efficientnet_b0 googlenet mnasnet0_5 mobilenet_v2 mobilenet_v3_small
     regnet_x_400mf regnet_y_400mf resnet18 resnet50 shufflenet_v2_x0_5 squeezenet1_0 squeezenet1_1
@@ -28,15 +30,6 @@ QUICK = """
 ALL = subjects(KINDS)
 DEEP = os.environ.get("FXPASS_HYPOTHESIS") == "deep"
 CHOSEN = [subject for subject in ALL if DEEP or subject.name in QUICK.split()]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Threads that wait for each other on a busy machine would make small images slow."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("subject", CHOSEN, ids=lambda subject: f"{subject.kind}-{subject.name}")

@@ -2,11 +2,11 @@
 
 import copy
 import gc
-import threading
 import weakref
 
 import pytest
 import torch
+from _threads import at_once
 from torch import nn
 
 from fxpass.runtime.view import original, own_forward_view, run_own_forward
@@ -251,13 +251,6 @@ def test_threads():
     module, results = Plain(), []
     view = own_forward_view(module, lambda m: m)
 
-    def run():
-        results.extend(run_own_forward(view, (X,), {}) for _ in range(50))
-
-    threads = [threading.Thread(target=run) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(4, lambda _: results.extend(run_own_forward(view, (X,), {}) for _ in range(50)))
     assert len(results) == 200
     assert all(torch.equal(r, module(X)) for r in results)

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from _exact import threads
+from _threads import torch_threads
 from torch import nn
 
 import fxpass
@@ -40,9 +40,8 @@ CASE = Case(
 def small(monkeypatch):
     """The zoo knows the small case; torch's threads are put back."""
     monkeypatch.setitem(_cases.OWN_CASES, "small", CASE)
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(torch.get_num_threads()):
+        yield
 
 
 def run(tmp_path, *arguments):
@@ -60,7 +59,7 @@ def peaks_of_two(*, trained=True):
 
 
 def test_the_peak_of_a_convolutions_node_to_the_byte():
-    with threads(1):  # on more of them oneDNN takes scratch memory
+    with torch_threads(1):  # on more of them oneDNN takes scratch memory
         peaks = peaks_of_two()
     # Its input, the gradient it is given, and the one it makes.
     assert peaks["1"] == 3 * VALUE + WEIGHT + SCALARS
