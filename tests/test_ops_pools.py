@@ -96,6 +96,16 @@ def test_relu_max_pool(case, upstream):
     )
 
 
+def test_a_gradient_whose_strides_eager_refuses():
+    x = values((1, 1, 1, 2)).requires_grad_()  # four sizes, but not a batch of images
+    grad = torch.empty_strided((1, 1, 1, 2), (2, 1, 2, 1)).fill_(1.0)  # as channels_last has them
+    one = ([1] * 3, [1] * 3, [0] * 3, [1] * 3, False)
+    eager = eager_max_pool(3)(torch.relu(x), *one)
+    for pooled in (eager, ops.relu_max_pool3d(x, *one)):
+        with pytest.raises(RuntimeError, match="Unsupported memory format"):
+            pooled.backward(grad)
+
+
 @examples(60)
 @given(max_pools(), st.sampled_from([torch.no_grad, torch.inference_mode]), st.booleans())
 def test_max_pool_without_gradient(case, mode, fused):

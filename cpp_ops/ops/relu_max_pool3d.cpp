@@ -37,7 +37,9 @@ class ReluMaxPool3dNode final : public FxNode {
     // Where no gradient passes, +0.0 is added to some element: no sum that began at +0.0 changes.
     const auto blocked = indices.lt(0);
     indices.masked_fill_(blocked, 0);
-    const auto grad = std::move(grads[0]).masked_fill(blocked, 0);
+    // Its strides stay: ATen's backward refuses some.
+    const auto grad = is_mine(grads[0]) ? std::move(grads[0]) : grads[0].clone();
+    grad.masked_fill_(blocked, 0);
     return {at::max_pool3d_with_indices_backward(grad, pooled_.tensor(), args_.kernel_size,
                                                  args_.stride, args_.padding, args_.dilation,
                                                  args_.ceil_mode, indices)};

@@ -66,6 +66,11 @@ void select_rows_into(const Rows& rows, const at::Tensor& mask, const at::Tensor
   });
 }
 
+bool all_differ(std::vector<std::int64_t> strides) {
+  std::ranges::sort(strides);
+  return std::ranges::adjacent_find(strides) == strides.end();
+}
+
 }  // namespace
 
 MaskSaved::MaskSaved(const at::Tensor& y, const at::Tensor& mask)
@@ -88,10 +93,10 @@ at::Tensor MaskSaved::select(at::Tensor grad, const char* op) const {
     select_into(grad, mask, out);
     return out;
   }
-  // ATen's op gives its result the strides of the ReLU's. Those of a size of 1 may come from a
-  // gradient in another order.
-  const auto rows = by_kernels ? Rows::of(grad, strides) : std::nullopt;
-  if (rows || (by_kernels && std::ranges::count(geometry_.sizes, 1) == 0)) {
+  // ATen's op gives its result the strides of the ReLU's, in whose order it goes through memory. Of
+  // two that are equal, one of a size of 1, the gradient's decide which comes first.
+  if (by_kernels && all_differ(geometry_.strides)) {
+    const auto rows = Rows::of(grad, strides);
     const auto out = at::empty_strided(grad.sizes(), strides, grad.options());
     if (rows) {
       select_rows_into(*rows, mask, out);
