@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from _bits import values
-from _exact import LOSSES, assert_exact, assert_saves_no_more
-from _norms import fate, kept
+from _exact import LOSSES, assert_exact, assert_saves_no_more, kept
+from _norms import fate
 from _twins import Twins, operators, saved_bytes
 from torch import nn
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from _bits import LAYOUTS, Upstream, bits, check, check_errors_too, examples, twin, values
-from _exact import threads
+from _threads import torch_threads
 from _twins import nodes
 from hypothesis import given
 from hypothesis import strategies as st
@@ -146,7 +146,7 @@ def test_all_arguments(call, shape, dtype, kind, layout, upstream, seed):
 @pytest.mark.parametrize("n", [32767, 65537, 300001])
 def test_large_values_on_all_threads(n, on_threads):
     x = values((n,), kind="edges")
-    with threads(on_threads):
+    with torch_threads(on_threads):
         for name, several in ARGUMENTS.items():
             check(eager(name, several[0]), masked(name, several[0]), [x])
 

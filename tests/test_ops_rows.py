@@ -4,8 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from _bits import values
-from _exact import assert_exact
-from _norms import kept
+from _exact import assert_exact, kept
 from torch import nn
 
 import fxpass
