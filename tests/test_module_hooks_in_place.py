@@ -1,10 +1,10 @@
 """Hooks on a module whose result a ReLU is about to write over."""
 
-import numpy
 import pytest
 import torch
 from _twins import Twins, X, assert_same, bits, operators, saved_bytes
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 
 class InPlace(nn.Module):
@@ -40,6 +40,13 @@ HOLDS = {
 }
 
 
+def tensor_of(held):
+    """The elements that a hook has got hold of."""
+    if isinstance(held, torch.UntypedStorage):
+        return torch.empty(0).set_(held)
+    return torch.as_tensor(held)
+
+
 def run_holding(model, hold):
     """Everything there is to see after a step with a hook that holds what it is given."""
     kept = []
@@ -47,7 +54,7 @@ def run_holding(model, hold):
     model.zero_grad()
     try:
         output = model(X)
-        seen = [torch.as_tensor(k) for k in kept if isinstance(k, (torch.Tensor, numpy.ndarray))]
+        seen = [tensor_of(k) for k in kept if not isinstance(k, RemovableHandle)]
         loss = sum((k.sum() for k in seen if k.requires_grad), output.sum())
         loss.backward()
     except (RuntimeError, TypeError) as error:

@@ -55,8 +55,8 @@ _ACTIVATIONS: tuple[tuple[str, dict[str, Any], tuple[Any, ...], tuple[Any, ...],
     ("logsigmoid", {"input": None}, (nn.LogSigmoid,), (F.logsigmoid,), ()),
 )
 
-_IN_PIECES = (
-    *("hardtanh", "relu6", "leaky_relu", "hardsigmoid", "threshold", "hardshrink", "softshrink"),
+_IN_PIECES = frozenset(
+    ("hardtanh", "relu6", "leaky_relu", "hardsigmoid", "threshold", "hardshrink", "softshrink")
 )
 """Linear between bounds: the gradient of an element depends on the piece it lies on."""
 

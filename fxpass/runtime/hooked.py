@@ -56,13 +56,20 @@ def _references_of_a_local() -> int:
     return _references_of(x)
 
 
+def _owners_of_storage(x: torch.Tensor) -> tuple[int, int]:
+    """References to the object that stands for x's storage, and owners of the storage."""
+    storage = x.untyped_storage()
+    return _references_of(storage), torch._C._storage_Use_Count(storage._cdata)
+
+
 _REFERENCES_OF_A_LOCAL = _references_of_a_local()
 """What sys.getrefcount says of an argument that the caller alone has, in one variable."""
 
+_ONE_OWNER = _owners_of_storage(torch.empty(1))
+
 
 def _is_alone(x: Any) -> bool:
-    """Whether nothing but references to it can see x, and writing to it is allowed."""
+    """Whether nothing but references to it can see x or its elements, and writing is allowed."""
     if type(x) is not torch.Tensor or (x.is_leaf and x.requires_grad):
         return False
-    # One for x itself, and one for the object through which the storage is asked.
-    return torch._C._storage_Use_Count(x.untyped_storage()._cdata) == 2
+    return _owners_of_storage(x) == _ONE_OWNER
