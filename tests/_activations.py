@@ -68,13 +68,16 @@ EAGER = {
 }
 NAMES = [name for name in ACTIVATIONS if name != "none"]
 # In place, eager's backward of these reads the result.
-STAYS_EAGER = ("leaky_relu_", "elu_", "celu_", "selu_", "threshold_")
-_FUSED = ("relu", "relu6", "hardtanh", "hardswish", "hardsigmoid", "silu", "mish")
+READS_RESULT = ("leaky_relu_", "elu_", "celu_", "selu_")
+_FUSED = (
+    *("relu", "relu6", "hardtanh", "hardswish", "hardsigmoid", "silu", "mish", "threshold"),
+    *(name.rstrip("_") for name in READS_RESULT),
+)
 
 
 def operators_behind_a_batch_norm(name):
     """The operators that batch norm, activation and convolution become."""
-    fused = name.rstrip("_") in _FUSED or name in OTHERS or name in STAYS_EAGER
+    fused = name.rstrip("_") in _FUSED or name in OTHERS
     return ["batch_norm", *([] if fused else ["activation"]), "conv2d"]
 
 

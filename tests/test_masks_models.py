@@ -212,7 +212,7 @@ def test_no_mask_where_the_input_is_there_anyway():
     x = values((2, 4, 6, 8)).requires_grad_()
     model = nn.Sequential(nn.ReLU6(), nn.AvgPool2d(2))
     assert_saves_no_more(model, fxpass.compile(model), x)
-    model = nn.Sequential(nn.BatchNorm2d(4), nn.LeakyReLU(), nn.AvgPool2d(2))
+    model = nn.Sequential(nn.BatchNorm2d(4), nn.Softshrink(), nn.AvgPool2d(2))
     assert fxpass.compile(model).plan.recipe("_0") is Recipe.AFFINE
 
 

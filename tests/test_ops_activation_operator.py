@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from _activations import EAGER, LISTS
-from _bits import DTYPES, check, check_errors_too, values
+from _activations import EAGER, LISTS, READS_RESULT
+from _bits import DTYPES, Upstream, check, check_errors_too, values
 
 ops = torch.ops.fxpass
 NOT_IN_PLACE = (
-    *("leaky_relu", "elu", "gelu_none", "gelu_tanh", "softplus", "celu", "selu", "threshold"),
+    *("leaky_relu", "elu", "gelu_none", "gelu_tanh", "softplus", "celu", "selu"),
     *("hardshrink", "softshrink", "logsigmoid"),
 )
 
@@ -72,3 +72,27 @@ def test_other_dtypes(dtype):
         check_errors_too(
             eager, lambda x, n=name, a=arguments: ops.activation(x, ops.bitmap(x), n, a), [x]
         )
+
+
+@pytest.mark.parametrize("name", READS_RESULT)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_operator_in_place_whose_backward_reads_the_result(name, dtype):
+    arguments = LISTS.get(name.rstrip("_"), [])
+
+    def in_place(x, write):
+        y = x * 1
+        z = ops.activation_(y, ops.bitmap(y), name, arguments)
+        return z.add_(1) if write else z
+
+    def eager(x, write):
+        z = getattr(torch.ops.aten, name)(x * 1, *arguments)
+        return z.add_(1) if write else z
+
+    # A bitmap of values that have no zeros is refused.
+    x = values((3, 4, 5, 7), dtype, "specials").mul(values((3, 4, 5, 7), dtype) > 0)
+    for kind in ("normal", "specials"):
+        check(lambda x: eager(x, False), lambda x: in_place(x, False), [x], upstream=Upstream(kind))
+    leaf = x.clone().requires_grad_()
+    for function in (eager, in_place):
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            function(leaf, True).sum().backward()

@@ -3,11 +3,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from _activations import NAMES, OTHERS, STAYS_EAGER, operators_behind_a_batch_norm
+from _activations import NAMES, OTHERS, READS_RESULT, operators_behind_a_batch_norm
 from _bits import DTYPES, values
 from _exact import LOSSES, assert_exact
 from _norms import Normed, fill_parameters, normed
 from _twins import operators
+from torch import nn
+
+import fxpass
 
 
 @pytest.mark.parametrize(
@@ -21,7 +24,7 @@ def test_between_a_batch_norm_and_a_convolution(name, dtype, layout):
         model = normed(x.shape, name, dtype).train(training)
         compiled = assert_exact(model, x, steps=2, note=(kind, training))
     assert operators(compiled) == operators_behind_a_batch_norm(name)
-    eager = name in OTHERS or name in STAYS_EAGER
+    eager = name in OTHERS
     assert ("self.act(" in compiled._fxpass_unit.latest().program.source) is eager
 
 
@@ -82,3 +85,31 @@ def test_a_batch_norm_with_several_readers(name):
 
     x = values((2, 4, 8, 8)).requires_grad_()
     assert_exact(fill_parameters(Several(x.shape, name)), x, may_raise=name.endswith("_"))
+
+
+@pytest.mark.parametrize("name", READS_RESULT)
+def test_a_write_to_a_result_that_eager_keeps_raises(name):
+    def writes_later(later):
+        class Writes(Normed):
+            def forward(self, x):
+                y = self.act(self.bn(x))
+                return y.add_(1) if later else y + 1
+
+        return fill_parameters(Writes((2, 4, 8, 8), name, reader=False))
+
+    x = values((2, 4, 8, 8)).requires_grad_()
+    assert_exact(writes_later(False), x)
+    model = writes_later(True)
+    for function in (model, fxpass.compile(model)):
+        loss = function(x).sum()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+
+@pytest.mark.parametrize("slope", [-0.2, 0.0, -0.0, float("nan"), float("inf")])
+def test_slopes_that_eager_refuses_in_place(slope):
+    for act in (nn.LeakyReLU, nn.ELU):
+        model = normed((2, 4, 8, 8), "none")
+        model.act = act(slope, inplace=True)
+        x = values((2, 4, 8, 8), kind="edges").requires_grad_()
+        assert_exact(model, x, may_raise=True)

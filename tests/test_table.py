@@ -135,6 +135,15 @@ def never(op: Op, seen: list[tuple[Ran, dict[str, bool]]]) -> list[str]:
     ]
 
 
+@spellings(lambda op: "inplace" in op.parameters and op.saves_input)
+def test_what_the_nodes_keep_in_place(op, spelling):
+    for call in calls_of(op)[spelling]:
+        run = ran(call)
+        if run.wrote:
+            of_result = any(storage(t) == storage(run.x) for t in run.kept)
+            assert of_result == op.inplace_saves_result, call
+
+
 @spellings()
 def test_the_nodes_keep_what_the_row_says(op, spelling):
     seen = []

@@ -23,21 +23,20 @@ class ActivationNode final : public FxNode {
     canonical_ = has_canonical_strides(x);
     return input_.keep_packed(x, handle) || (mask && mask_.keep(x, activation_));
   }
-  // Where eager keeps the tensor itself, a write to it has to be noticed.
-  void watch(const at::Tensor& x) { identity_ = Identity(x); }
+  // Where eager keeps a tensor itself, a write to it has to be noticed.
+  void watch(const at::Tensor& kept) { identity_ = Identity(kept); }
 
  protected:
   variable_list backward(variable_list& grads) override {
     const auto& [op, args] = activation_;
-    if (mask_.is_kept()) {
-      if (auto selected = mask_.select(grads[0]); selected.defined()) {
-        identity_.check_unmodified("fxpass::activation");
-        return {std::move(selected)};
-      }
-    }
-    const auto x = mask_.is_kept() ? mask_.stand_in() : input_.unpack_unchecked();
-    identity_.check_unmodified("fxpass::activation");
     auto grad = std::move(grads[0]);
+    if (mask_.is_kept()) {
+      auto of_input = mask_.backward(std::move(grad), activation_);
+      identity_.check_unmodified("fxpass::activation");
+      return {std::move(of_input)};
+    }
+    const auto x = input_.unpack_unchecked();
+    identity_.check_unmodified("fxpass::activation");
     const bool in_place = op->backward_ != nullptr && canonical_ && grad.strides() == x.strides() &&
                           grad.sizes() == x.sizes() && grad.scalar_type() == x.scalar_type() &&
                           codec::is_flat(grad) && is_mine(grad);
@@ -89,6 +88,7 @@ at::Tensor activation(at::Tensor x, const std::optional<SavedPtr>& handle, c10::
   if (inplace) {
     torch::autograd::increment_version(x);
     torch::autograd::rebase_history(x, node);
+    if (which.keeps_result) node->watch(x);
   } else {
     torch::autograd::set_history(y, node);
     node->watch(x);

@@ -78,6 +78,8 @@ class BatchNormNode final : public FxNode {
     }
   }
   void save_mask(const at::Tensor& y, const at::Tensor& mask) { relu_ = MaskSaved(y, mask); }
+  // Where eager keeps the activation's result, a write to it has to be noticed.
+  void watch(const at::Tensor& y) { result_identity_ = Identity(y); }
 
   // With frozen statistics only the weight's gradient reads the input, and an activation's.
   bool keeps_input(const BatchNormArgs& args) const {
@@ -89,6 +91,7 @@ class BatchNormNode final : public FxNode {
     const auto weight = weight_.unpack();
     const auto running_mean = running_mean_.unpack(), running_var = running_var_.unpack();
     input_identity_.check_unmodified("fxpass::batch_norm");
+    result_identity_.check_unmodified("fxpass::batch_norm");
     if (relu_) grads[0] = relu_->select(std::move(grads[0]), "fxpass::batch_norm_relu");
     const bool need_weight = task_should_compute_output(1);
     const auto x = training_ || need_weight || activation_ ? input_.unpack("fxpass::batch_norm")
@@ -113,7 +116,7 @@ class BatchNormNode final : public FxNode {
 
  private:
   Kept input_;
-  Identity input_identity_;
+  Identity input_identity_, result_identity_;
   ShapeOnly input_shape_;
   torch::autograd::SavedVariable weight_, running_mean_, running_var_, mean_, invstd_;
   std::optional<MaskSaved> relu_;
@@ -242,6 +245,7 @@ Result normalize_and_record(const at::Tensor& x, const std::optional<SavedPtr>& 
   torch::autograd::set_history(y, node);
   node->save(x, handle, a, done.mean, done.invstd, done.vectors);
   if (a.relu()) node->save_mask(y, done.mask);
+  if (a.activation && a.activation->op->keeps_result) node->watch(y);
   // Without the input at hand anyway, the output itself or a bitmap of it is the smaller one.
   SavedPtr saved;
   if (node->keeps_input(a)) {

@@ -97,7 +97,7 @@ const Activation kActivations[] = {
      },
      true},
     {"threshold", 2, [](const Tensor& x, const Args& a) { return at::threshold(x, a[0], a[1]); },
-     nullptr,
+     [](Tensor& x, const Args& a) { at::threshold_(x, a[0], a[1]); },
      [](const Tensor& g, const Tensor& x, const Args& a) {
        return at::threshold_backward(g, x, a[0]);
      },
@@ -117,6 +117,45 @@ const Activation kActivations[] = {
      },
      nullptr, true, [](const Args& a) { return Interval{-a[0], a[0], true, /*rounded=*/true}; },
      /*selects=*/true},
+    // Where the input is positive the result is, for the slopes that this backward does not refuse.
+    {"leaky_relu_", 1, [](const Tensor& x, const Args& a) { return at::leaky_relu(x, a[0]); },
+     [](Tensor& x, const Args& a) { at::leaky_relu_(x, a[0]); },
+     [](const Tensor& g, const Tensor& x, const Args& a) {
+       return at::leaky_relu_backward(g, x, a[0], /*self_is_result=*/true);
+     },
+     [](Tensor& g, const Tensor& x, const Args& a) {
+       at::leaky_relu_backward_out(g, g, x, a[0], /*self_is_result=*/true);
+     },
+     true, nullptr, false, /*keeps_result=*/true},
+    {"elu_", 1, [](const Tensor& x, const Args& a) { return at::elu(x, a[0]); },
+     [](Tensor& x, const Args& a) { at::elu_(x, a[0]); },
+     [](const Tensor& g, const Tensor& x, const Args& a) {
+       return at::elu_backward(g, a[0], 1, 1, /*is_result=*/true, at::elu(x, a[0]));
+     },
+     [](Tensor& g, const Tensor& x, const Args& a) {
+       at::elu_backward_out(g, g, a[0], 1, 1, /*is_result=*/true, at::elu(x, a[0]));
+     },
+     true, nullptr, false, /*keeps_result=*/true},
+    {"celu_", 1, [](const Tensor& x, const Args& a) { return at::celu(x, a[0]); },
+     [](Tensor& x, const Args& a) { at::celu_(x, a[0]); },
+     [](const Tensor& g, const Tensor& x, const Args& a) {
+       return at::elu_backward(g, a[0], 1, 1.0 / static_cast<float>(a[0]), /*is_result=*/true,
+                               at::celu(x, a[0]));
+     },
+     [](Tensor& g, const Tensor& x, const Args& a) {
+       at::elu_backward_out(g, g, a[0], 1, 1.0 / static_cast<float>(a[0]), /*is_result=*/true,
+                            at::celu(x, a[0]));
+     },
+     true, nullptr, false, /*keeps_result=*/true},
+    {"selu_", 0, [](const Tensor& x, const Args&) { return at::selu(x); },
+     [](Tensor& x, const Args&) { at::selu_(x); },
+     [](const Tensor& g, const Tensor& x, const Args&) {
+       return at::elu_backward(g, kSeluAlpha, kSeluScale, 1, /*is_result=*/true, at::selu(x));
+     },
+     [](Tensor& g, const Tensor& x, const Args&) {
+       at::elu_backward_out(g, g, kSeluAlpha, kSeluScale, 1, /*is_result=*/true, at::selu(x));
+     },
+     true, nullptr, false, /*keeps_result=*/true},
     {"logsigmoid", 0, [](const Tensor& x, const Args&) { return at::log_sigmoid(x); }, nullptr,
      [](const Tensor& g, const Tensor& x, const Args&) {
        return at::log_sigmoid_backward(g, x, std::get<1>(at::log_sigmoid_forward(x)));

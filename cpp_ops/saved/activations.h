@@ -1,5 +1,6 @@
 // The elementwise activations that save their input, by name: what eager computes, forward and
-// backward.
+// backward. A name that ends in "_" is an op which, in place, saves its result instead: backward is
+// then another formula.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -37,6 +38,8 @@ struct Activation {
   Interval (*interval)(const ActivationArgs&) = nullptr;
   // On one side of its bounds the gradient passes as it is, on the other it is zero.
   bool selects = false;
+  // Autograd keeps the result, so a write to that is an error.
+  bool keeps_result = false;
 };
 
 // An activation with its arguments.

@@ -8,6 +8,7 @@
 #include "saved/codec.h"
 #include "saved/rows.h"
 #include "saved/tensors.h"
+#include "saved/tiles.h"
 
 namespace fxpass {
 
@@ -73,6 +74,26 @@ bool all_differ(std::vector<std::int64_t> strides) {
 
 }  // namespace
 
+StandIn::StandIn(at::Tensor mask, double value, at::ScalarType dtype)
+    : mask_(std::move(mask)),
+      value_(at::full({std::min(kTile + kernels::kWordBits, mask_.numel() * kernels::kWordBits)},
+                      value, at::TensorOptions().dtype(dtype).device(mask_.device()))) {}
+
+at::Tensor StandIn::whole(const Geometry& geometry) const {
+  auto out = at::empty_strided(geometry.sizes, geometry.strides, value_.options());
+  if (out.numel() > 0) out.copy_(value_[0]);
+  select_into(out, mask_, out);
+  return out;
+}
+
+at::Tensor StandIn::tile(std::int64_t begin, std::int64_t end) const {
+  const auto word = begin / kernels::kWordBits, before = begin % kernels::kWordBits;
+  const auto out = at::empty({before + end - begin}, value_.options());
+  kernels::kernels().select(*codec::kernel_dtype(value_.scalar_type()), value_.const_data_ptr(),
+                            codec::words(mask_) + word, out.numel(), out.data_ptr());
+  return flat_part(out, before, out.numel());
+}
+
 MaskSaved::MaskSaved(const at::Tensor& y, const at::Tensor& mask)
     : mask_(mask, /*is_output=*/false),
       result_(y),
@@ -85,9 +106,9 @@ at::Tensor MaskSaved::select(at::Tensor grad, const char* op) const {
   result_.check_unmodified(op);
   codec::check_words(mask, kernels::words_for(c10::multiply_integers(geometry_.sizes)), op);
   const at::IntArrayRef strides = geometry_.strides;
-  const bool by_kernels = canonical_ && grad.sizes() == at::IntArrayRef(geometry_.sizes) &&
-                          codec::is_plain(grad) && grad.scalar_type() == dtype_ &&
-                          kernels_select_as_aten(dtype_);
+  const bool is_like = canonical_ && grad.sizes() == at::IntArrayRef(geometry_.sizes) &&
+                       codec::is_plain(grad) && grad.scalar_type() == dtype_;
+  const bool by_kernels = is_like && kernels_select_as_aten(dtype_);
   if (by_kernels && grad.strides() == strides) {
     const auto out = is_mine(grad) ? grad : at::empty_like(grad);
     select_into(grad, mask, out);
@@ -106,15 +127,14 @@ at::Tensor MaskSaved::select(at::Tensor grad, const char* op) const {
     }
     return out;
   }
-  return at::threshold_backward(grad, result_like(mask, grad), 0);
-}
-
-// A tensor that threshold_backward tells from the result only by the sign of its comparison.
-at::Tensor MaskSaved::result_like(const at::Tensor& mask, const at::Tensor& grad) const {
-  auto ones = at::empty_strided(geometry_.sizes, geometry_.strides, grad.options().dtype(dtype_));
-  ones.fill_(1);
-  select_into(ones, mask, ones);
-  return ones;
+  const StandIn result(mask, 1, dtype_);
+  if (is_like && grad.strides() == strides) {
+    static const BoundActivation relu{&activation_named("relu", 0), {}};
+    return backward_in_tiles(std::move(grad), relu, [&](std::int64_t begin, std::int64_t end) {
+      return result.tile(begin, end);
+    });
+  }
+  return at::threshold_backward(grad, result.whole(geometry_), 0);
 }
 
 }  // namespace fxpass

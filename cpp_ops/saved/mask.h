@@ -10,7 +10,7 @@
 namespace fxpass {
 
 // fp16 and bf16: ATen's vectorised code rewrites some NaN payloads on the way through float, its
-// scalar tail does not. There ATen itself computes, and the kernels only read.
+// scalar tail does not. There ATen itself computes, and the kernels make what it reads.
 bool kernels_select_as_aten(at::ScalarType dtype);
 
 struct ReluMask {
@@ -24,6 +24,20 @@ ReluMask relu_with_mask(const at::Tensor& x, const at::Tensor& y);
 // out = mask ? grad : +0.0, bit patterns untouched. Both flat, of equal strides; out may be grad.
 void select_into(const at::Tensor& grad, const at::Tensor& mask, const at::Tensor& out);
 
+// A tensor of two values: `value` where a bit of the mask is set, else zero. What a comparison with
+// a bound tells of it is all that some backwards read of the tensor it stands for.
+class StandIn {
+ public:
+  StandIn(at::Tensor mask, double value, at::ScalarType dtype);
+
+  at::Tensor whole(const Geometry& geometry) const;
+  // Its elements [begin, end), no more than kTile (see tiles.h), in the order of memory.
+  at::Tensor tile(std::int64_t begin, std::int64_t end) const;
+
+ private:
+  at::Tensor mask_, value_;  // a tile of it
+};
+
 class MaskSaved {
  public:
   MaskSaved() = default;
@@ -36,8 +50,6 @@ class MaskSaved {
   void reset() { mask_.reset_data(); }
 
  private:
-  at::Tensor result_like(const at::Tensor& mask, const at::Tensor& grad) const;
-
   torch::autograd::SavedVariable mask_;
   Identity result_;
   Geometry geometry_;

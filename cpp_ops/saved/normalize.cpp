@@ -11,6 +11,7 @@
 #include "saved/aten_kernels.h"
 #include "saved/codec.h"
 #include "saved/tensors.h"
+#include "saved/tiles.h"
 
 namespace fxpass::normalize {
 namespace {
@@ -235,26 +236,8 @@ kernels::Affine affine_of(const Terms& terms, const Layout& layout) {
   return {terms.a.const_data_ptr(), terms.b.const_data_ptr(), layout.channels, layout.inner()};
 }
 
-// Elements [begin, end) of a dense tensor's memory, without a graph.
-at::Tensor flat_part(const at::Tensor& t, std::int64_t begin, std::int64_t end) {
-  return t.as_strided({end - begin}, {1}, t.storage_offset() + begin);
-}
-
-// Calls tile(begin, end) for parts of [0, n) such that an elementwise operator of ATen on each part
-// does what it does on the whole: a thread's range is the one TensorIterator would give it, and the
-// tiles in it, whose length is a multiple of every vector's, leave the remainder where it is.
-template <typename Tile>
-void for_tiles(std::int64_t n, const Tile& tile) {
-  constexpr std::int64_t kTile = 32768;  // long enough for an operator call, short enough for L2
-  at::parallel_for(0, n, at::internal::GRAIN_SIZE, [&](std::int64_t begin, std::int64_t end) {
-    at::AutoDispatchBelowADInplaceOrView below;  // of this thread
-    for (auto at = begin; at < end; at += kTile) tile(at, std::min(end, at + kTile));
-  });
-}
-
 bool tiles(const at::Tensor& x, const BoundActivation& activation) {
-  return activation.op->by_element && activation.op->forward_ != nullptr &&
-         has_canonical_strides(x);
+  return activation.op->by_element && has_canonical_strides(x);
 }
 
 }  // namespace
@@ -296,7 +279,11 @@ void apply_activation(const Terms& terms, const Layout& layout, const at::Tensor
   for_tiles(x.numel(), [&, op = op, &args = args](std::int64_t begin, std::int64_t end) {
     kernels().affine(dtype, affine, src, dst, begin, end);
     auto tile = flat_part(y, begin, end);
-    op->forward_(tile, args);
+    if (op->forward_ != nullptr) {
+      op->forward_(tile, args);
+    } else {
+      tile.copy_(op->forward(tile, args));
+    }
   });
 }
 
@@ -333,34 +320,23 @@ at::Tensor output_again(const at::Tensor& x, const Vectors& v,
 
 at::Tensor activation_backward(at::Tensor grad, const at::Tensor& x, const Vectors& vectors,
                                const BoundActivation& activation) {
-  const auto& [op, args] = activation;
   const auto layout = layout_of(x);
   const auto found = layout ? terms(vectors, *layout, x.scalar_type()) : std::nullopt;
   const bool same_layout = grad.sizes() == x.sizes() && grad.strides() == x.strides() &&
                            grad.scalar_type() == x.scalar_type();
   if (!found || !tiles(x, activation) || !same_layout || !codec::is_flat(grad)) {
-    return op->backward(grad, output_again(x, vectors, std::nullopt), args);
+    return activation.op->backward(grad, output_again(x, vectors, std::nullopt), activation.args);
   }
   const auto affine = affine_of(*found, *layout);
   const auto dtype = *codec::kernel_dtype(x.scalar_type());
   const auto* src = x.const_data_ptr();
-  const bool in_place = is_mine(grad);
-  const auto out = in_place ? grad : at::empty_like(grad);
-  for_tiles(x.numel(), [&, op = op, &args = args](std::int64_t begin, std::int64_t end) {
+  return backward_in_tiles(std::move(grad), activation, [&](std::int64_t begin, std::int64_t end) {
     // The kernel counts from the tensor's start, and writes only this part.
-    const auto z = at::empty({end - begin}, x.options());
+    auto z = at::empty({end - begin}, x.options());
     const auto offset = begin * static_cast<std::int64_t>(z.itemsize());
     kernels().affine(dtype, affine, src, static_cast<char*>(z.data_ptr()) - offset, begin, end);
-    const auto from = flat_part(grad, begin, end);
-    auto to = flat_part(out, begin, end);
-    if (op->backward_ == nullptr) {
-      to.copy_(op->backward(from, z, args));
-      return;
-    }
-    if (!in_place) to.copy_(from);
-    op->backward_(to, z, args);
+    return z;
   });
-  return out;
 }
 
 std::optional<Statistics> statistics(const at::Tensor& x, const Layout& layout,

@@ -9,6 +9,7 @@
 #include "saved/codec.h"
 #include "saved/mask.h"
 #include "saved/tensors.h"
+#include "saved/tiles.h"
 
 namespace fxpass {
 namespace {
@@ -125,7 +126,7 @@ bool PieceMask::keep(const at::Tensor& x, const BoundActivation& activation) {
 
   mask_ = torch::autograd::SavedVariable(mask, /*is_output=*/false);
   geometry_ = Geometry::of(x);
-  selects_ = activation.op->selects && has_canonical_strides(x) && kernels_select_as_aten(dtype_);
+  canonical_ = has_canonical_strides(x);
   marked_pass_ = inside != interval.closed;
   if (runs[0].count > 0) {
     marked_ = value_of(positive.end - 1, dtype_);
@@ -142,25 +143,24 @@ at::Tensor PieceMask::mask() const {
   return mask;
 }
 
-at::Tensor PieceMask::stand_in() const {
+at::Tensor PieceMask::backward(at::Tensor grad, const BoundActivation& activation) const {
   const auto bits = mask();
-  auto x = at::empty_strided(geometry_.sizes, geometry_.strides,
-                             at::TensorOptions().dtype(dtype_).device(bits.device()));
-  x.fill_(marked_);
-  select_into(x, bits, x);
-  return x;
-}
-
-at::Tensor PieceMask::select(const at::Tensor& grad) const {
-  if (!selects_ || grad.scalar_type() != dtype_ || !codec::is_flat(grad) ||
-      grad.sizes() != at::IntArrayRef(geometry_.sizes) ||
-      grad.strides() != at::IntArrayRef(geometry_.strides)) {
-    return {};
+  const bool is_like = canonical_ && grad.scalar_type() == dtype_ && codec::is_flat(grad) &&
+                       grad.sizes() == at::IntArrayRef(geometry_.sizes) &&
+                       grad.strides() == at::IntArrayRef(geometry_.strides);
+  if (is_like && activation.op->selects && kernels_select_as_aten(dtype_)) {
+    const auto passes = marked_pass_ ? bits : bits.bitwise_not();
+    const auto out = is_mine(grad) ? grad : at::empty_like(grad);
+    select_into(grad, passes, out);
+    return out;
   }
-  const auto passes = marked_pass_ ? mask() : mask().bitwise_not();
-  auto out = is_mine(grad) ? grad : at::empty_like(grad);
-  select_into(grad, passes, out);
-  return out;
+  const StandIn x(bits, marked_, dtype_);
+  if (is_like && activation.op->by_element) {
+    return backward_in_tiles(
+        std::move(grad), activation,
+        [&](std::int64_t begin, std::int64_t end) { return x.tile(begin, end); });
+  }
+  return activation.op->backward(grad, x.whole(geometry_), activation.args);
 }
 
 }  // namespace fxpass

@@ -18,11 +18,9 @@ class PieceMask {
   bool keep(const at::Tensor& x, const BoundActivation& activation);
   // Whether keep() has been told to.
   bool is_kept() const { return kept_; }
-  // A tensor of x's sizes and strides which backward does not tell from x.
-  at::Tensor stand_in() const;
-  // The gradient of x where a choice among the elements of `grad` gives it, written over `grad` if
-  // that is ours alone; else undefined: then ATen has to compute it from the stand-in.
-  at::Tensor select(const at::Tensor& grad) const;
+  // The gradient of x, to the bits of the activation's backward; written over `grad` if that is
+  // ours alone.
+  at::Tensor backward(at::Tensor grad, const BoundActivation& activation) const;
   void reset() { mask_.reset_data(); }
 
  private:
@@ -32,7 +30,7 @@ class PieceMask {
   Geometry geometry_;
   at::ScalarType dtype_ = at::kFloat;
   bool kept_ = false;
-  bool selects_ = false;
+  bool canonical_ = false;  // x's strides
   // Bits mark what backward takes for something else than a zero: whether the gradient passes
   // there, and the value of one such element.
   bool marked_pass_ = false;

@@ -79,7 +79,7 @@ ROWS: tuple[Op, ...] = (
             methods,
             saves_input=True,
             reads_bits=name in _IN_PIECES,
-            inplace_saves_result=name in ("celu", "elu", "leaky_relu", "selu", "threshold"),
+            inplace_saves_result=name in ("celu", "elu", "leaky_relu", "selu"),
             cheap=True,
         )
         for name, parameters, modules, functions, methods in _ACTIVATIONS

@@ -18,7 +18,10 @@ from fxpass.edges import Call, Edges, relative_sizes
 from fxpass.plan.cut import cheapest_to_keep
 from fxpass.plan.plan import Choice, Plan, Recipe
 
-_FUSED = ("relu", "relu6", "hardtanh", "hardswish", "hardsigmoid", "silu", "mish")
+_FUSED = (
+    *("relu", "relu6", "hardtanh", "hardswish", "hardsigmoid", "silu", "mish"),
+    *("leaky_relu", "elu", "celu", "selu", "threshold"),
+)
 """The activations that are one op with the batch norm in front of them."""
 
 _WITH_PARAMETERS = ("layer_norm", "group_norm", "instance_norm", "prelu")

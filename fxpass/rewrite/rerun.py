@@ -52,6 +52,8 @@ def activation_args(call: Call) -> tuple[str, list[float]]:
         return "hardtanh", [0.0, 6.0]
     if name == "gelu":
         return f"gelu_{a['approximate']}", []
+    if call.writes and call.op.inplace_saves_result:
+        name = f"{name}_"  # it has another backward
     return name, [float(v) for k, v in a.items() if k not in ("input", "inplace")]
 
 
