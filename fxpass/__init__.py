@@ -4,6 +4,7 @@ from fxpass import _library as _library
 from fxpass import bitmap, memory
 from fxpass.compile import compile
 from fxpass.errors import BudgetError, ExportError, FxpassError, MismatchError, TraceError
+from fxpass.inspect import Profile, SavedTensor, Timeline, profile
 from fxpass.plan import Plan
 from fxpass.verify import verify
 
@@ -13,9 +14,13 @@ __all__ = [
     "FxpassError",
     "MismatchError",
     "Plan",
+    "Profile",
+    "SavedTensor",
+    "Timeline",
     "TraceError",
     "bitmap",
     "compile",
     "memory",
+    "profile",
     "verify",
 ]

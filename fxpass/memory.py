@@ -17,6 +17,7 @@ Counting takes some tens of nanoseconds an allocation and changes no result.
 
 from __future__ import annotations
 
+from enum import IntEnum
 from types import TracebackType
 from typing import NamedTuple
 
@@ -24,10 +25,34 @@ from fxpass import _C
 
 
 class Event(NamedTuple):
-    """The live bytes above the start, `seconds` after it, when a buffer had come or gone."""
+    """A buffer came or went.
+
+    Attributes:
+        seconds: since the start.
+        live_bytes: above the start, right after it.
+        delta_bytes: allocated, or minus those released.
+        address: of the buffer.
+        part: which part of a model the thread computed, as `fxpass.profile` numbers them; 0: none.
+        use: what it is for.
+
+    """
 
     seconds: float
     live_bytes: int
+    delta_bytes: int
+    address: int
+    part: int
+    use: Use
+
+
+class Use(IntEnum):
+    """What a buffer is for."""
+
+    TENSOR = 0
+    PAYLOAD = 1
+    """Bits and the like that an op keeps for its backward."""
+    VALUE = 2
+    """What the handle of a value keeps to restore it."""
 
 
 class track:
@@ -37,14 +62,14 @@ class track:
     to its own start. A tracker can be entered again, and then starts anew.
 
     Args:
-        timeline: also records every change, for `timeline()`: 16 bytes an event.
+        timeline: also records every change, for `timeline()`: 40 bytes an event.
 
     """
 
     def __init__(self, *, timeline: bool = False) -> None:
         self._record = timeline
         self._id: int | None = None
-        self._final: tuple[int, int, list[tuple[int, int]]] | None = None
+        self._final: tuple[int, int, list[tuple[int, int, int, int, int, int]]] | None = None
 
     def __enter__(self) -> track:
         if self._id is not None:
@@ -85,7 +110,14 @@ class track:
         if not self._record:
             raise RuntimeError("nothing was recorded: use fxpass.memory.track(timeline=True)")
         events = self._final[2] if self._final else _C.memory.timeline(self._open_id())
-        return [Event(nanoseconds * 1e-9, live) for nanoseconds, live in events]
+        return [
+            Event(nanoseconds * 1e-9, live, delta, address, part, Use(use))
+            for nanoseconds, live, delta, address, part, use in events
+        ]
+
+    def count_events(self) -> int:
+        """How many events `timeline()` has now."""
+        return _C.memory.events(self._open_id())
 
     def _open_id(self) -> int:
         if self._id is None:

@@ -77,7 +77,7 @@ struct Tracker {
 // every tracker open at that moment, in one order. The lock is held for a few nanoseconds.
 class Ledger {
  public:
-  void add(std::int64_t bytes) {
+  void add(std::int64_t bytes, const void* data) {
     std::lock_guard lock(mutex_);
     live_ += bytes;
     for (Tracker& tracker : trackers_) {
@@ -86,7 +86,7 @@ class Ledger {
         const auto elapsed = Clock::now() - tracker.start;
         tracker.timeline.push_back(
             {std::chrono::duration_cast<std::chrono::nanoseconds>(elapsed).count(),
-             live_ - tracker.base});
+             live_ - tracker.base, bytes, reinterpret_cast<std::uintptr_t>(data), this_part()});
       }
     }
   }
@@ -155,7 +155,7 @@ c10::DeleterFnPtr inner_delete = nullptr;
 void count_and_delete(void* data) {
   // Counted before it is freed: afterwards another thread may be given the same address.
   const std::int64_t bytes = sizes().take(data);
-  if (bytes != 0) ledger().add(-bytes);
+  if (bytes != 0) ledger().add(-bytes, data);
   inner_delete(data);
 }
 
@@ -178,7 +178,7 @@ class CountingAllocator final : public c10::Allocator {
     // An empty buffer weighs nothing, and some allocators give all of them one address.
     if (bytes != 0 && data.get() != nullptr) {
       sizes().insert(data.get(), static_cast<std::int64_t>(bytes));
-      ledger().add(static_cast<std::int64_t>(bytes));
+      ledger().add(static_cast<std::int64_t>(bytes), data.get());
     }
     return data;
   }
@@ -267,6 +267,10 @@ void reset_peak(TrackerId id) {
 
 std::vector<Event> timeline(TrackerId id) {
   return ledger().with(id, [](Tracker& tracker, std::int64_t) { return tracker.timeline; });
+}
+
+std::size_t events(TrackerId id) {
+  return ledger().with(id, [](Tracker& tracker, std::int64_t) { return tracker.timeline.size(); });
 }
 
 Reading end(TrackerId id) { return ledger().end(id); }

@@ -10,17 +10,23 @@
 // death is seen.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
+
+#include "memory/part.h"
 
 namespace fxpass::memory {
 
 using TrackerId = std::uint64_t;
 
-// The number of live bytes, above the tracker's start, right after one allocation or release.
+// One allocation or release.
 struct Event {
   std::int64_t nanoseconds;  // since the tracker began
-  std::int64_t bytes;
+  std::int64_t live;         // bytes above the tracker's start, right after it
+  std::int64_t delta;        // bytes allocated, or minus those released
+  std::uint64_t address;     // of the buffer
+  Part part;                 // where the thread was that did it
 };
 
 // Bytes are relative to what was live when the tracker began (or, for the peak, never below zero:
@@ -45,6 +51,7 @@ std::int64_t live(TrackerId id);
 std::int64_t peak(TrackerId id);
 void reset_peak(TrackerId id);  // the peak becomes what is live now, or zero if that is negative
 std::vector<Event> timeline(TrackerId id);
+std::size_t events(TrackerId id);  // how many the timeline has
 Reading end(TrackerId id);
 
 }  // namespace fxpass::memory

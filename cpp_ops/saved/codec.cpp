@@ -83,6 +83,7 @@ bool is_flat(const at::Tensor& t) {
 }
 
 at::Tensor new_words(const at::Tensor& like, std::int64_t count) {
+  const memory::InPart part(memory::as_payload());
   return at::empty({count}, at::TensorOptions().dtype(at::kLong).device(like.device()));
 }
 

@@ -109,6 +109,7 @@ bool Saved::claim(const at::Tensor& value) {
     at::NoGradGuard no_grad;
     const auto base =
         value.detach().as_strided(geometry_.sizes, geometry_.strides, geometry_.offset);
+    const memory::InPart part({part_, memory::Use::Value});
     packed_ = pack(base) ? Packed::Yes : Packed::Refused;
   }
   if (packed_ == Packed::Refused) return false;
@@ -126,6 +127,7 @@ at::Tensor Saved::fetch_unchecked() {
   if (auto shared = cache_->take(task); shared.defined()) return shared;
   // Backward may run in a region: what is done again starts from values as the op saw them, cast.
   c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  const memory::RestoreTime time(part_);
   auto value = restore();
   const int others = claims_ - 1;
   if (task != -1 && others > 0) {

@@ -15,6 +15,8 @@
 #include <string>
 #include <vector>
 
+#include "memory/part.h"
+
 namespace fxpass {
 
 // Where a tensor lies in its storage.
@@ -103,6 +105,7 @@ class Saved : public torch::CustomClassHolder {
   Identity identity_;
   Geometry geometry_;
   at::ScalarType dtype_ = at::kFloat;
+  std::int32_t part_ = memory::this_part().number;  // that made the value
   std::mutex pack_mutex_;
   enum class Packed { NotYet, Yes, Refused } packed_ = Packed::NotYet;
   std::atomic<int> claims_{0};

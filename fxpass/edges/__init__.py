@@ -3,6 +3,19 @@
 from fxpass.edges.activation_rows import ACTIVATIONS
 from fxpass.edges.calls import Call, as_call, computes_as
 from fxpass.edges.find import Edges, find_edges
+from fxpass.edges.origin import Origin, describe, origins_of, set_origins
 from fxpass.edges.sizes import relative_sizes
 
-__all__ = ["ACTIVATIONS", "Call", "Edges", "as_call", "computes_as", "find_edges", "relative_sizes"]
+__all__ = [
+    "ACTIVATIONS",
+    "Call",
+    "Edges",
+    "Origin",
+    "as_call",
+    "computes_as",
+    "describe",
+    "find_edges",
+    "origins_of",
+    "relative_sizes",
+    "set_origins",
+]

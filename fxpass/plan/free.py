@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from torch.fx import Node
 
-from fxpass.edges import Call, Edges, relative_sizes
+from fxpass.edges import Call, Edges, describe, relative_sizes
 from fxpass.plan.cut import cheapest_to_keep
 from fxpass.plan.plan import Choice, Plan, Recipe
 
@@ -48,15 +48,6 @@ class _Mask:
 def free_plan(edges: Edges) -> Plan:
     """A recipe for every value that is saved, or from which a saved one is restored."""
     return _FreePlanner(edges).plan()
-
-
-def describe(node: Node) -> str:
-    """A node in words: the op, and where a module makes the call its path."""
-    if node.op == "call_module":
-        return f"module {node.target}"
-    if node.op == "placeholder":
-        return f"input {node.name}"
-    return str(getattr(node.target, "__name__", node.target))
 
 
 class _FreePlanner:

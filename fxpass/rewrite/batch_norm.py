@@ -40,6 +40,7 @@ def rewrite_batch_norm(context: Context, call: Call) -> Node:
     after = context.activation_after(call)
     activation: tuple[Any, ...] = ()
     if after is not None:
+        context.rewriting(call.node, after.node)
         activation = (*activation_args(after), after.arguments.get("inplace", False))
     args = [value, context.handle(value), *affine, *stats, count, training, momentum, a["eps"]]
     new = context.op_with_handle(call, "batch_norm", [*args, dims, *activation])

@@ -12,7 +12,7 @@ from torch import nn
 from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
-from fxpass.edges import ACTIVATIONS, Call, Edges
+from fxpass.edges import ACTIVATIONS, Call, Edges, Origin, origins_of, set_origins
 from fxpass.plan import Plan, Recipe
 from fxpass.runtime.hooked import call_hooked
 
@@ -42,6 +42,7 @@ class Context:
         self._replaced: dict[Node, Node] = {}
         self._originals: dict[Node, Node] = {}
         self._tensors = {node for node in self.graph.nodes if edges.is_tensor(node)}
+        self._origins: tuple[Origin, ...] = ()
 
     def call(self, node: Node) -> Call | None:
         """The call that a node of the original graph makes, its arguments as they are now."""
@@ -52,6 +53,10 @@ class Context:
 
     def _now(self, node: Node) -> Node:
         return self._replaced.get(node, node)
+
+    def rewriting(self, *nodes: Node) -> None:
+        """Says which nodes of the original graph those inserted from now on stand for."""
+        self._origins = tuple(origin for node in nodes for origin in origins_of(node))
 
     def recipe(self, value: Node) -> Recipe:
         """What the plan says of a value."""
@@ -118,8 +123,13 @@ class Context:
 
     def insert(self, before: Node, name: str, args: Sequence[Any]) -> Node:
         """Inserts a call of the operator torch.ops.fxpass.<name>."""
+        return self._insert(before, getattr(torch.ops.fxpass, name), tuple(args))
+
+    def _insert(self, before: Node, function: Callable[..., Any], args: tuple[Any, ...]) -> Node:
         with self.graph.inserting_before(before):
-            return self.graph.call_function(getattr(torch.ops.fxpass, name), tuple(args))
+            node = self.graph.call_function(function, args)
+        set_origins(node, self._origins)
+        return node
 
     def op(self, call: Call, name: str, args: Sequence[Any]) -> Node:
         """Inserts an operator in the place of `call`, with the hooks of its module around it."""
@@ -129,24 +139,21 @@ class Context:
         given = [None if isinstance(a, _Late) else a for a in args]
         with self.graph.inserting_before(call.node):
             module = self.graph.get_attr(str(call.node.target))
-            return self.graph.call_function(call_hooked, (module, name, late, *given))
+        return self._insert(call.node, call_hooked, (module, name, late, *given))
 
     def python(self, call: Call, function: Callable[..., Any], args: Sequence[Any]) -> Node:
         """Inserts a call of a Python function: what only hooks, themselves Python, make needed."""
-        with self.graph.inserting_before(call.node):
-            return self.graph.call_function(function, tuple(args))
+        return self._insert(call.node, function, tuple(args))
 
     def first(self, before: Node, pair: Node) -> Node:
         """Inserts `pair[0]`."""
-        with self.graph.inserting_before(before):
-            return self.graph.call_function(operator.getitem, (pair, 0))
+        return self._insert(before, operator.getitem, (pair, 0))
 
     def op_with_handle(self, call: Call, name: str, args: Sequence[Any]) -> Node:
         """Inserts an operator that returns (value, handle); returns the value."""
         pair = self.op(call, name, args)
         value = self.first(call.node, pair)
-        with self.graph.inserting_before(call.node):
-            self.set_handle(value, self.graph.call_function(operator.getitem, (pair, 1)))
+        self.set_handle(value, self._insert(call.node, operator.getitem, (pair, 1)))
         return value
 
     def parameter(self, call: Call, name: str) -> Any:

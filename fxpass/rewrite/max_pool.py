@@ -25,6 +25,8 @@ def rewrite_max_pool(context: Context, call: Call) -> Node:
         pair = context.op(call, f"{call.op.name}_with_indices", [a["input"], *args])
         return context.replace(at, pair)
     relu = context.fused_relu(call)
+    if relu is not None:
+        context.rewriting(relu.node, at)
     rerun = begin_rerun(context, call)
     if relu is None:
         value = context.replace(at, context.op(call, call.op.name, [a["input"], *args]))

@@ -57,6 +57,7 @@ def rewrite(edges: Edges, plan: Plan) -> None:
     for node in list(edges.graph.nodes):
         if context.is_done(node):
             continue
+        context.rewriting(node)
         call = context.call(node)
         recipe = plan.recipe(node.name)
         value = node

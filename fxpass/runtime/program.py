@@ -10,12 +10,35 @@ import itertools
 import linecache
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, Protocol
 
 from torch import nn
-from torch.fx import Graph
+from torch.fx import Graph, Node
+
+from fxpass.edges import origins_of, set_origins
 
 _COUNTER = itertools.count()
+
+
+class Watch(Protocol):
+    """Is told of every call of a graph while the graph runs."""
+
+    part: int
+    """The number of the call that runs now; 0: none."""
+
+    def number(self, module: nn.Module, node: Node) -> int:
+        """A number for this node of a graph of `module`."""
+
+    def before(self, number: int) -> None:
+        """The node is going to run."""
+
+    def after(self, number: int, value: Any) -> None:
+        """It has run and made `value`."""
+
+
+WATCH: ContextVar[Watch | None] = ContextVar("WATCH", default=None)
+"""Who watches the programs that run in this context."""
 
 
 class Program:
@@ -38,21 +61,47 @@ class Program:
                 with graph.inserting_before(node):
                     unit = _Named(units[str(node.target)], str(node.target))
                     called = graph.call_function(unit, node.args, node.kwargs)
+                set_origins(called, origins_of(node))
                 node.replace_all_uses_with(called)
                 graph.erase_node(node)
-        code = graph.python_code("self")
-        self.source: str = code.src
-        filename = f"<fxpass {type(module).__name__} {next(_COUNTER)}>"
-        lines = self.source.splitlines(keepends=True)
-        linecache.cache[filename] = (len(self.source), None, lines, filename)
-        weakref.finalize(self, linecache.cache.pop, filename, None)
-        namespace: dict[str, Any] = dict(code.globals)
-        exec(compile(self.source, filename, "exec"), namespace)
-        self._function = namespace["forward"]
+        self.source, self._function = self._python(graph)
 
     def __call__(self, values: Sequence[Any]) -> Any:
         """Runs the graph on the values of its placeholders."""
-        return self._function(self._module, *values)
+        watch = WATCH.get()
+        if watch is None:
+            return self._function(self._module, *values)
+        caller = watch.part
+        try:
+            return self._watched(watch)(self._module, *values)
+        finally:
+            watch.before(caller)
+
+    def _python(self, graph: Graph) -> tuple[str, Callable[..., Any]]:
+        """A graph as Python source, and as the function that it defines."""
+        code = graph.python_code("self")
+        filename = f"<fxpass {type(self._module).__name__} {next(_COUNTER)}>"
+        lines = code.src.splitlines(keepends=True)
+        linecache.cache[filename] = (len(code.src), None, lines, filename)
+        weakref.finalize(self, linecache.cache.pop, filename, None)
+        namespace: dict[str, Any] = dict(code.globals)
+        exec(compile(code.src, filename, "exec"), namespace)
+        return code.src, namespace["forward"]
+
+    def _watched(self, watch: Watch) -> Callable[..., Any]:
+        """The same function with the watch told before and after each call."""
+        graph = Graph()
+        copies: dict[Node, Node] = {}
+        graph.output(graph.graph_copy(self.graph, copies))
+        before, after = _Named(watch.before, "before"), _Named(watch.after, "after")
+        for original, node in copies.items():
+            if node.op in ("call_function", "call_method", "call_module"):
+                number = watch.number(self._module, original)
+                with graph.inserting_before(node):
+                    graph.call_function(before, (number,))
+                with graph.inserting_after(node):
+                    graph.call_function(after, (number, node))
+        return self._python(graph)[1]
 
 
 class _Named:

@@ -1,0 +1,122 @@
+"""A profile as tables for a terminal."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from fxpass.inspect.rows import SavedTensor
+
+if TYPE_CHECKING:
+    from fxpass.inspect.profile import Profile
+
+_UNITS = ("B", "KiB", "MiB", "GiB")
+
+
+def in_words(size: float) -> str:
+    """A number of bytes with three digits and its unit, in powers of 1024."""
+    unit = 0
+    while abs(size) >= 1000 and unit < len(_UNITS) - 1:
+        size, unit = size / 1024, unit + 1
+    digits = 0 if unit == 0 or abs(size) >= 100 else 1 if abs(size) >= 10 else 2
+    return f"{size:,.{digits}f} {_UNITS[unit]}"
+
+
+def table_of(profile: Profile, rows: int) -> str:
+    """The totals, then the rows on which eager, or else the model itself, spends most.
+
+    Raises:
+        ValueError: `rows` is negative.
+
+    """
+    if rows < 0:
+        raise ValueError(f"expected rows to be at least 0, got {rows}")
+    text = io.StringIO()
+    console = Console(file=text, width=Console().width, force_terminal=False)
+    console.print(_totals(profile))
+    if rows and profile.edges:
+        console.print(_edges(profile, rows))
+    return text.getvalue()
+
+
+def _totals(profile: Profile) -> Table:
+    table = Table(title=f"{profile.model}: one training step")
+    table.add_column("")
+    sides = [("eager", profile)]
+    if profile.eager is not None:
+        sides = [("eager", profile.eager), ("fxpass", profile)]
+    for name, _ in sides:
+        table.add_column(name, justify="right")
+    if profile.eager is not None:
+        table.add_column("fxpass / eager", justify="right")
+    for name in ("saved_bytes", "peak_bytes", "seconds"):
+        numbers = [getattr(side, name) for _, side in sides]
+        shown = [f"{n * 1e3:.1f} ms" if name == "seconds" else in_words(n) for n in numbers]
+        if len(numbers) == 2:
+            shown.append(f"{numbers[1] / numbers[0]:.2f}" if numbers[0] else "")
+        table.add_row("step time" if name == "seconds" else name.replace("_", " "), *shown)
+    return table
+
+
+def _edges(profile: Profile, rows: int) -> Table:
+    edges = sorted(profile.edges, key=lambda e: (e.dense_bytes, e.kept_bytes), reverse=True)
+    shown, rest = edges[:rows], edges[rows:]
+    compiled = profile.eager is not None
+    table = Table(title="saved tensors" + (", the largest first" if rest else ""))
+    table.add_column("module", overflow="fold")
+    table.add_column("op", overflow="fold")
+    table.add_column("shape", overflow="fold")
+    table.add_column("saved by", overflow="fold")
+    table.add_column("eager", justify="right", no_wrap=True)
+    if compiled:
+        table.add_column("recipe", no_wrap=True)
+        table.add_column("kept", justify="right", no_wrap=True)
+        table.add_column("restore", justify="right", no_wrap=True)
+    for edge in shown:
+        words = edge.module, edge.op, _shape(edge), _savers(edge)
+        table.add_row(*words, *_sizes(edge, compiled))
+    if rest:
+        table.add_section()
+        name = f"{len(rest)} more"
+        table.add_row(name, "", "", "", *_sizes(_sum(rest), compiled))
+    table.add_section()
+    table.add_row("all", "", "", "", *_sizes(_sum(edges), compiled))
+    unknown = profile.eager.not_attributed_bytes if profile.eager else profile.not_attributed_bytes
+    ours = ["", in_words(profile.not_attributed_bytes), ""] if compiled else []
+    table.add_row("not attributed", "", "", "", in_words(unknown), *ours)
+    return table
+
+
+def _shape(edge: SavedTensor) -> str:
+    sizes = "x".join(map(str, edge.shape)) or "scalar"
+    return f"{sizes} {str(edge.dtype).removeprefix('torch.')}"
+
+
+def _savers(edge: SavedTensor) -> str:
+    return "\n".join(re.sub(r"Backward\d*\b", "", saver) for saver in edge.savers)
+
+
+def _sizes(edge: SavedTensor, compiled: bool) -> list[str]:
+    if not compiled:
+        return [in_words(edge.dense_bytes)]
+    time = f"{edge.restore_seconds * 1e3:.2f} ms" if edge.restore_seconds else ""
+    return [in_words(edge.dense_bytes), edge.recipe, in_words(edge.kept_bytes), time]
+
+
+def _sum(edges: list[SavedTensor]) -> SavedTensor:
+    first = edges[0]
+    return SavedTensor(
+        "",
+        "",
+        (),
+        (),
+        first.dtype,
+        sum(edge.dense_bytes for edge in edges),
+        "",
+        sum(edge.kept_bytes for edge in edges),
+        sum(edge.restore_seconds for edge in edges),
+    )
