@@ -21,6 +21,7 @@ need g++ command -v "${CXX:-c++}"
 need python3-venv "$python" -c 'import venv, ensurepip'
 need python3-dev has_headers
 need doctest-dev has_doctest
+need chromium command -v chromium # the tests look at the HTML report in a real browser
 if [ "$(uname -m)" != aarch64 ]; then # the NEON kernels are cross-compiled and run under qemu
   need g++-aarch64-linux-gnu command -v aarch64-linux-gnu-g++
   need qemu-user command -v qemu-aarch64

@@ -10,8 +10,11 @@ captures. What the rows do not explain of the bytes is said, not hidden.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -67,6 +70,40 @@ class Profile:
 
     def __str__(self) -> str:
         return self.table()
+
+    def to_json(self, path: str | PathLike[str]) -> None:
+        """Writes everything as JSON."""
+        from fxpass.inspect.document import as_document
+
+        Path(path).write_text(json.dumps(as_document(self), indent=1), encoding="utf-8")
+
+    def to_html(self, path: str | PathLike[str]) -> None:
+        """Writes a page that opens offline: totals, charts, and a table that can be sorted.
+
+        Raises:
+            ImportError: the packages of `fxpass[report]` are not installed.
+
+        """
+        from fxpass.inspect.html import page_of
+
+        Path(path).write_text(page_of(self), encoding="utf-8")
+
+    def to_picture(self, path: str | PathLike[str]) -> None:
+        """Writes the charts of that page as PNG or SVG, by the suffix of `path`.
+
+        Raises:
+            ImportError: the packages of `fxpass[report]` are not installed.
+            ValueError: the suffix is another.
+
+        """
+        from fxpass.inspect.charts import charts_of
+
+        kind = Path(path).suffix.lower().removeprefix(".")
+        if kind not in ("png", "svg"):
+            raise ValueError(f"expected a path that ends in .png or .svg, got {str(path)!r}")
+        charts_of(self).save(
+            str(path), format=kind, **({"scale_factor": 2} if kind == "png" else {})
+        )
 
 
 def profile(

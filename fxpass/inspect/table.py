@@ -43,22 +43,29 @@ def table_of(profile: Profile, rows: int) -> str:
     return text.getvalue()
 
 
+def totals(profile: Profile) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """The names of the columns, and each line's name and cells."""
+    sides = {"eager": profile.eager or profile}
+    if profile.eager is not None:
+        sides["fxpass"] = profile
+    lines = []
+    for name in ("saved_bytes", "peak_bytes", "seconds"):
+        numbers = [getattr(side, name) for side in sides.values()]
+        cells = [f"{n * 1e3:.1f} ms" if name == "seconds" else in_words(n) for n in numbers]
+        if len(numbers) == 2:
+            cells.append(f"{numbers[1] / numbers[0]:.2f}" if numbers[0] else "")
+        lines.append(("step time" if name == "seconds" else name.replace("_", " "), cells))
+    return [*sides, *(["fxpass / eager"] if len(sides) == 2 else [])], lines
+
+
 def _totals(profile: Profile) -> Table:
     table = Table(title=f"{profile.model}: one training step")
+    columns, lines = totals(profile)
     table.add_column("")
-    sides = [("eager", profile)]
-    if profile.eager is not None:
-        sides = [("eager", profile.eager), ("fxpass", profile)]
-    for name, _ in sides:
+    for name in columns:
         table.add_column(name, justify="right")
-    if profile.eager is not None:
-        table.add_column("fxpass / eager", justify="right")
-    for name in ("saved_bytes", "peak_bytes", "seconds"):
-        numbers = [getattr(side, name) for _, side in sides]
-        shown = [f"{n * 1e3:.1f} ms" if name == "seconds" else in_words(n) for n in numbers]
-        if len(numbers) == 2:
-            shown.append(f"{numbers[1] / numbers[0]:.2f}" if numbers[0] else "")
-        table.add_row("step time" if name == "seconds" else name.replace("_", " "), *shown)
+    for name, cells in lines:
+        table.add_row(name, *cells)
     return table
 
 
@@ -77,7 +84,7 @@ def _edges(profile: Profile, rows: int) -> Table:
         table.add_column("kept", justify="right", no_wrap=True)
         table.add_column("restore", justify="right", no_wrap=True)
     for edge in shown:
-        words = edge.module, edge.op, _shape(edge), _savers(edge)
+        words = edge.module, edge.op, shape_in_words(edge), _savers(edge)
         table.add_row(*words, *_sizes(edge, compiled))
     if rest:
         table.add_section()
@@ -91,7 +98,8 @@ def _edges(profile: Profile, rows: int) -> Table:
     return table
 
 
-def _shape(edge: SavedTensor) -> str:
+def shape_in_words(edge: SavedTensor) -> str:
+    """Sizes and dtype, as in 2x64x56x56 float32."""
     sizes = "x".join(map(str, edge.shape)) or "scalar"
     return f"{sizes} {str(edge.dtype).removeprefix('torch.')}"
 
