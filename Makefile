@@ -35,6 +35,7 @@ format: $(VENV)/.installed
 bench: $(VENV)/.installed
 	python -m bench.kernels
 	python -m bench.zoo
+	python -m bench.inspect
 
 sanitize: $(VENV)/.installed
 	bash tools/sanitize.sh

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -12,24 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from fxpass.cli.imports import imported
+
 SMALL_RESNET = "resnet18_cifar"  # for 32x32 images: a 3x3 first convolution, no pool after it
-_ALIVE: list[torch.library.Library] = []  # a Library takes its operators with it when it goes
 
 
-@functools.cache
 def torchvision_models() -> ModuleType:
-    """`torchvision.models`, imported without torchvision's compiled operators.
-
-    There is no CPU wheel of torchvision for this torch; of the operators it looks for, only the
-    names have to exist.
-    """
-    library = torch.library.Library("torchvision", "DEF")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _ALIVE.append(library)
-    import torchvision.models
-
-    return torchvision.models
+    """`torchvision.models`, with torchvision's compiled operators or without."""
+    return imported("torchvision.models")
 
 
 def names() -> list[str]:

@@ -42,7 +42,7 @@ from torch.utils import _pytree as pytree
 
 import fxpass
 from bench import _models
-from bench._console import table_console
+from fxpass._console import table_console
 from fxpass._oracle import Difference, Loop, Recording, Value, compare, record
 
 KINDS = ("classification", "segmentation", "detection", "video")

@@ -26,8 +26,8 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
-from bench._console import table_console
 from bench._timing import Step, paired_ratio
+from fxpass._console import table_console
 
 MIB = 2**20
 FIGURE_MIB = 128

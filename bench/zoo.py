@@ -27,8 +27,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from bench._cases import DEFAULT_NAMES, FORMATS, LINEAR_GRADIENTS, ZOO_NAMES, case_of
-from bench._console import table_console
 from bench._rows import WHAT, Row, measure, rows_for
+from fxpass._console import table_console
 
 
 @dataclass(frozen=True)

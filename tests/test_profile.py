@@ -146,6 +146,7 @@ def test_what_a_forward_that_is_not_traced_keeps_is_its_modules():
     assert relu.savers == ("ReluBackward0 2.act",)
 
 
+@pytest.mark.filterwarnings("ignore:fxpass")
 def test_what_no_row_explains_is_said():
     class Hoards(nn.Module):
         def forward(self, x):
@@ -153,9 +154,11 @@ def test_what_no_row_explains_is_said():
             return torch.relu(x)
 
     x = images(requires_grad=True)
-    profile = fxpass.profile(nn.Sequential(Hoards()), x)
-    assert profile.not_attributed_bytes == IMAGE
-    assert profile.saved_bytes == 2 * IMAGE
+    model = nn.Sequential(Hoards())
+    for module in (model, fxpass.compile(model)):
+        profile = fxpass.profile(module, x)
+        assert profile.not_attributed_bytes == IMAGE
+        assert profile.saved_bytes == 2 * IMAGE
 
 
 def test_the_bytes_are_those_of_a_step():

@@ -7,7 +7,7 @@ lie in one storage are one value here, and so are those of ops that became one.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -44,6 +44,7 @@ class _Beside:
             self.of_group[self.groups.of(key)].append(row)
         self.kept = [0] * len(rows.keys)
         self.seconds = [0.0] * len(rows.keys)
+        self.unexplained = Counter(rows.unexplained)
         self.whole: set[int] = set()  # rows that are there as they are in eager
         self.recipes = self._recipes(recipes)
 
@@ -53,6 +54,8 @@ class _Beside:
         # Whole tensors first: what is left of a value then is what has a payload.
         for buffer in sorted(live, key=lambda b: (b.use is not Use.TENSOR, -b.bytes)):
             part = self.parts[buffer.part]
+            if self._is_unexplained(buffer, part):
+                continue
             row = self._row_of_tensor(buffer, part) if buffer.use is Use.TENSOR else None
             if row is not None:
                 self.whole.add(row)
@@ -67,6 +70,16 @@ class _Beside:
             if row is not None:
                 self.seconds[row] += seconds
         return (*(self._result(row) for row in range(len(self.kept))), *more)
+
+    def _is_unexplained(self, buffer: Buffer, part: Part) -> bool:
+        """Whether nobody knows who keeps it, in eager neither."""
+        same = part.key, buffer.bytes
+        if buffer.part == 0:
+            return True
+        if buffer.use is not Use.TENSOR or self.unexplained[same] == 0:
+            return False
+        self.unexplained[same] -= 1
+        return True
 
     def _rows_of(self, part: Part) -> list[int]:
         """The rows of a part's values, those left to be found."""

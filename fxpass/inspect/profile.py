@@ -23,6 +23,7 @@ from torch.nn.parameter import is_lazy
 
 from fxpass._oracle import LossFn, sum_of_outputs
 from fxpass._preserved import preserved
+from fxpass._progress import progress
 from fxpass.capture import Capture
 from fxpass.inspect.beside import lay_beside
 from fxpass.inspect.rows import Rows, SavedTensor, eager_rows
@@ -140,11 +141,17 @@ def profile(
             )
     original = model.original if isinstance(model, CompiledModule) else model
     step = _Step(original, inputs, loss_fn or sum_of_outputs, optimizer)
-    rows = step.eager_rows()
-    eager = step.profile(original, tuple(rows.tensors))
-    if not isinstance(model, CompiledModule):
-        return eager
-    return step.profile(model, step.compiled_rows(model, rows), eager)
+    with progress(4 if isinstance(model, CompiledModule) else 2) as begin:
+        begin("eager: which op keeps what")
+        rows = step.eager_rows()
+        begin("eager: a few steps")
+        eager = step.profile(original, tuple(rows.tensors))
+        if not isinstance(model, CompiledModule):
+            return eager
+        begin("fxpass: which op keeps what")
+        beside = step.compiled_rows(model, rows)
+        begin("fxpass: a few steps")
+        return step.profile(model, beside, eager)
 
 
 @dataclass(frozen=True)

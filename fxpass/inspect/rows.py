@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -55,29 +55,32 @@ class Rows:
         tensors: in the order in which the model computes them.
         keys: of each, the value in whose computation it was allocated.
         aliases: which values lie in one storage.
+        unexplained: of the buffers that nobody was found to keep, value and size.
 
     """
 
     tensors: list[SavedTensor]
     keys: list[Key]
     aliases: Groups
+    unexplained: Counter[tuple[Key, int]]
 
 
 def eager_rows(watched: Watched) -> Rows:
     """A row for each buffer that an autograd node keeps or the caller holds."""
     parts = watched.watcher.parts
     buffers = buffers_of(watched.events)
-    rows = Rows([], [], aliases(watched, buffers))
+    rows = Rows([], [], aliases(watched, buffers), Counter())
     kept = _kept_at(watched)
     for buffer in live_at(buffers, len(watched.events)):
         savers = list(kept.get(buffer.address, {}))
         if buffer.address in watched.output:
             savers.append(CALLER)
+        part = parts[buffer.part]
         if not savers:
+            rows.unexplained[part.key, buffer.bytes] += 1
             continue
         forms = [form for forms in kept.get(buffer.address, {}).values() for form in forms]
         shape, dtype = max(forms, key=_bytes_of, default=_form_of(watched, buffer))
-        part = parts[buffer.part]
         recipe, size = Recipe.DENSE.value, buffer.bytes
         rows.tensors.append(
             SavedTensor(part.module, part.op, tuple(savers), shape, dtype, size, recipe, size)

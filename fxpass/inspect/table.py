@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from fxpass._console import table_width
 from fxpass.inspect.rows import SavedTensor
 
 if TYPE_CHECKING:
     from fxpass.inspect.profile import Profile
 
+_WIDE = 120  # columns of a terminal, below which there is no room for who saves a tensor
 _UNITS = ("B", "KiB", "MiB", "GiB")
 
 
@@ -36,7 +38,7 @@ def table_of(profile: Profile, rows: int) -> str:
     if rows < 0:
         raise ValueError(f"expected rows to be at least 0, got {rows}")
     text = io.StringIO()
-    console = Console(file=text, width=Console().width, force_terminal=False)
+    console = Console(file=text, width=table_width(), force_terminal=False)
     console.print(_totals(profile))
     if rows and profile.edges:
         console.print(_edges(profile, rows))
@@ -72,29 +74,25 @@ def _totals(profile: Profile) -> Table:
 def _edges(profile: Profile, rows: int) -> Table:
     edges = sorted(profile.edges, key=lambda e: (e.dense_bytes, e.kept_bytes), reverse=True)
     shown, rest = edges[:rows], edges[rows:]
-    compiled = profile.eager is not None
+    compiled, wide = profile.eager is not None, table_width() >= _WIDE
     table = Table(title="saved tensors" + (", the largest first" if rest else ""))
-    table.add_column("module", overflow="fold")
-    table.add_column("op", overflow="fold")
-    table.add_column("shape", overflow="fold")
-    table.add_column("saved by", overflow="fold")
-    table.add_column("eager", justify="right", no_wrap=True)
-    if compiled:
-        table.add_column("recipe", no_wrap=True)
-        table.add_column("kept", justify="right", no_wrap=True)
-        table.add_column("restore", justify="right", no_wrap=True)
+    words = ("module", "op", "shape", *(["saved by"] if wide else []))
+    for name in words:
+        table.add_column(name, overflow="fold")
+    for name in ("eager", *(("recipe", "kept", "restore") if compiled else ())):
+        table.add_column(name, justify="left" if name == "recipe" else "right", no_wrap=True)
     for edge in shown:
-        words = edge.module, edge.op, shape_in_words(edge), _savers(edge)
-        table.add_row(*words, *_sizes(edge, compiled))
+        cells = (edge.module, edge.op, shape_in_words(edge), _savers(edge))
+        table.add_row(*cells[: len(words)], *_sizes(edge, compiled))
+    empty = [""] * (len(words) - 1)
     if rest:
         table.add_section()
-        name = f"{len(rest)} more"
-        table.add_row(name, "", "", "", *_sizes(_sum(rest), compiled))
+        table.add_row(f"{len(rest)} more", *empty, *_sizes(_sum(rest), compiled))
     table.add_section()
-    table.add_row("all", "", "", "", *_sizes(_sum(edges), compiled))
-    unknown = profile.eager.not_attributed_bytes if profile.eager else profile.not_attributed_bytes
+    table.add_row("all", *empty, *_sizes(_sum(edges), compiled))
+    unknown = (profile.eager or profile).not_attributed_bytes
     ours = ["", in_words(profile.not_attributed_bytes), ""] if compiled else []
-    table.add_row("not attributed", "", "", "", in_words(unknown), *ours)
+    table.add_row("not attributed", *empty, in_words(unknown), *ours)
     return table
 
 

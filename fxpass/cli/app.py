@@ -1,0 +1,132 @@
+"""The command line `fxpass`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import fxpass
+from fxpass.cli.errors import in_one_line
+from fxpass.cli.options import (
+    Batch,
+    ChannelsLast,
+    Debug,
+    DType,
+    Image,
+    Json,
+    Model,
+    Threads,
+    Train,
+)
+from fxpass.cli.target import Target, target_of
+from fxpass.inspect.document import as_document
+
+app = typer.Typer(
+    help="Train the same PyTorch model, to the same bits, in a fraction of the activation memory.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command(
+    epilog="Examples: fxpass profile torchvision.models:resnet18 --batch 8  ·  "
+    "fxpass profile nets.py:make --image 1x28x28 --html report.html"
+)
+def profile(
+    model: Model,
+    batch: Batch = 8,
+    image: Image = "224",
+    dtype: DType = "float32",
+    channels_last: ChannelsLast = False,
+    threads: Threads = None,
+    train: Train = True,
+    rows: Annotated[int, typer.Option(min=0, help="Rows of the table of tensors.")] = 20,
+    html: Annotated[Path | None, typer.Option(help="Also write a page to this file.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Also write the charts to this .png or .svg file.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show where the memory of a training step goes, in eager and compiled."""
+    with in_one_line(debug):
+        target = _target(model, batch, image, dtype, channels_last, threads, train)
+        if not as_json:
+            print(_heading(target), flush=True)
+        found = fxpass.profile(fxpass.compile(target.model, (target.images,)), target.images)
+        print(json.dumps(as_document(found)) if as_json else found.table(rows))
+        if html is not None:
+            found.to_html(html)
+        if picture is not None:
+            found.to_picture(picture)
+
+
+@app.command(epilog="Example: fxpass plan torchvision.models:resnet18")
+def plan(
+    model: Model,
+    batch: Batch = 8,
+    image: Image = "224",
+    dtype: DType = "float32",
+    channels_last: ChannelsLast = False,
+    threads: Threads = None,
+    train: Train = True,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show what is kept of each value, and why."""
+    with in_one_line(debug):
+        target = _target(model, batch, image, dtype, channels_last, threads, train)
+        compiled = fxpass.compile(target.model, (target.images,))
+        print(compiled.plan.to_json() if as_json else compiled.explain())
+
+
+@app.command(
+    epilog="Example: fxpass verify torchvision.models:resnet18 --batch 2  ·  "
+    "Exits with 1 if anything differs."
+)
+def verify(
+    model: Model,
+    batch: Batch = 8,
+    image: Image = "224",
+    dtype: DType = "float32",
+    channels_last: ChannelsLast = False,
+    threads: Threads = None,
+    train: Train = True,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps that are compared.")] = 3,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compare the compiled model with eager, to the last bit."""
+    with in_one_line(debug):
+        target = _target(model, batch, image, dtype, channels_last, threads, train)
+        report = fxpass.verify(target.model, target.images, steps=steps)
+        print(json.dumps(asdict(report)) if as_json else report)
+
+
+def main() -> None:
+    """Runs the command line."""
+    app(prog_name="fxpass")
+
+
+def _target(
+    model: str,
+    batch: int,
+    image: str,
+    dtype: str,
+    channels_last: bool,
+    threads: int | None,
+    train: bool,
+) -> Target:
+    options: dict[str, Any] = {"dtype": dtype, "channels_last": channels_last, "threads": threads}
+    return target_of(model, batch=batch, image=image, train=train, **options)
+
+
+def _heading(target: Target) -> str:
+    shape = "x".join(map(str, target.images.shape))
+    kind = str(target.images.dtype).removeprefix("torch.")
+    return f"profiling {target.name} with images of {shape} {kind} ..."
