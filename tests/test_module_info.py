@@ -178,7 +178,7 @@ def watched(call, inputs, loop):
 
 
 def all_choices(compiled):
-    plans = (plan for _, plan in compiled._fxpass_unit.plans())
+    plans = (plan for _, plan, _ in compiled._fxpass_unit.plans())
     return itertools.chain.from_iterable(plans)
 
 

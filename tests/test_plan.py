@@ -213,3 +213,22 @@ def test_sparse_values_stay_sparse_through_ops_that_keep_zeros():
     plan = fxpass.compile(Model()).plan
     assert plan.recipe("cat") is Recipe.BITMAP
     assert plan.recipe("cat_1") is Recipe.DENSE
+
+
+def test_explain_shows_each_rewrite_before_and_after():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    compiled = fxpass.compile(model)
+    assert "call_module" not in compiled.explain()
+    text = compiled.explain(rewrites=True)
+    assert text.startswith(compiled.explain())
+    fused = next(block for block in text.split("\n\n") if "fxpass.batch_norm" in block)
+    before = [line for line in fused.splitlines() if line.startswith("  - ")]
+    assert ["target=1]" in before[0], "target=2]" in before[1], len(before)] == [True, True, 2]
+    assert "+ " in fused.splitlines()[2]
+    conv = next(block for block in text.split("\n\n") if "target=3]" in block)
+    assert "fxpass.conv2d" in conv
+
+
+def test_explain_says_that_nothing_was_rewritten():
+    text = fxpass.compile(nn.Sequential(nn.Tanhshrink())).explain(rewrites=True)
+    assert text.endswith("nothing was rewritten")

@@ -66,7 +66,7 @@ def profile(
             found.to_picture(picture)
 
 
-@app.command(epilog="Example: fxpass plan torchvision.models:resnet18")
+@app.command(epilog="Example: fxpass plan torchvision.models:resnet18 --rewrites")
 def plan(
     model: Model,
     batch: Batch = 8,
@@ -75,6 +75,9 @@ def plan(
     channels_last: ChannelsLast = False,
     threads: Threads = None,
     train: Train = True,
+    rewrites: Annotated[
+        bool, typer.Option("--rewrites", help="Also each op before and after its rewrite.")
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -82,7 +85,7 @@ def plan(
     with in_one_line(debug):
         target = _target(model, batch, image, dtype, channels_last, threads, train)
         compiled = fxpass.compile(target.model, (target.images,))
-        print(compiled.plan.to_json() if as_json else compiled.explain())
+        print(compiled.plan.to_json() if as_json else compiled.explain(rewrites=rewrites))
 
 
 @app.command(

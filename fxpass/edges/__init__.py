@@ -3,7 +3,7 @@
 from fxpass.edges.activation_rows import ACTIVATIONS
 from fxpass.edges.calls import Call, as_call, computes_as
 from fxpass.edges.find import Edges, find_edges
-from fxpass.edges.origin import Origin, describe, origins_of, set_origins
+from fxpass.edges.origin import Origin, describe, origins_of, rewritten_from, set_origins
 from fxpass.edges.sizes import relative_sizes
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "find_edges",
     "origins_of",
     "relative_sizes",
+    "rewritten_from",
     "set_origins",
 ]

@@ -18,12 +18,14 @@ class Origin:
         op: the op in words; where a module makes the call, with its path.
         module: the path of the innermost module in whose forward the call was made; empty for the
             module whose graph it is.
+        text: the call as fx writes it.
 
     """
 
     name: str
     op: str
     module: str
+    text: str = ""
 
 
 def describe(node: Node) -> str:
@@ -37,8 +39,13 @@ def describe(node: Node) -> str:
 
 def origins_of(node: Node) -> tuple[Origin, ...]:
     """What a node stands for: itself, or the nodes that a rewrite put it in the place of."""
-    found = node.meta.get(_ORIGINS)
-    return found or (Origin(node.name, describe(node), _module_of(node)),)
+    own = Origin(node.name, describe(node), _module_of(node), str(node.format_node()))
+    return rewritten_from(node) or (own,)
+
+
+def rewritten_from(node: Node) -> tuple[Origin, ...]:
+    """What a rewrite put the node in the place of; nothing if it is as it was captured."""
+    return node.meta.get(_ORIGINS, ())
 
 
 def set_origins(node: Node, origins: tuple[Origin, ...]) -> None:

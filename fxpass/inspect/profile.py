@@ -192,7 +192,7 @@ class _Step:
         paths = {module: path for path, module in self.original.named_modules()}
         recipes: dict[Key, Recipe] = {
             Key(paths.get(module, ""), choice.value): choice.recipe
-            for module, plan in model._fxpass_unit.plans()
+            for module, plan, _ in model._fxpass_unit.plans()
             for choice in plan
         }
         return lay_beside(rows, found, recipes)

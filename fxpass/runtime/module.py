@@ -18,6 +18,7 @@ from torch import nn
 
 from fxpass.plan import Plan
 from fxpass.runtime.eager import runs_eagerly
+from fxpass.runtime.rewrites import rewrites_of
 from fxpass.runtime.unit import IsCompiled, Unit
 
 _EAGER: ContextVar[tuple[int, ...]] = ContextVar("_EAGER", default=())
@@ -55,13 +56,16 @@ class CompiledModule(IsCompiled, _Base):
         latest = self._fxpass_unit.latest()
         return latest.plan if latest is not None else Plan()
 
-    def explain(self) -> str:
-        """The recipe of each saved value, for the model and each part compiled on its own."""
+    def explain(self, *, rewrites: bool = False) -> str:
+        """The recipe of each saved value, for the model and each part compiled on its own.
+
+        With `rewrites` also each call that was rewritten, before and after, as torch.fx writes it.
+        """
         paths = {module: path for path, module in self._fxpass_original.named_modules()}
-        parts = [
-            f"{paths.get(module) or 'the model'} ({type(module).__name__})\n{plan}"
-            for module, plan in self._fxpass_unit.plans()
-        ]
+        parts = []
+        for module, plan, graph in self._fxpass_unit.plans():
+            part = f"{paths.get(module) or 'the model'} ({type(module).__name__})\n{plan}"
+            parts.append(f"{part}\n\n{rewrites_of(graph)}" if rewrites else part)
         return "\n\n".join(parts) or "not compiled yet: no call has been traced"
 
     @contextmanager

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from torch import nn
+from torch.fx import Graph
 from torch.utils._python_dispatch import _disable_current_modes
 
 from fxpass.capture import ArgPattern, Capture, Loss, OwnForward, UnsupportedArgument, capture_unit
@@ -95,11 +96,11 @@ class Unit:
                 unit = self._children[module] = Unit(module, self._lower, self._report)
             return unit
 
-    def plans(self) -> Iterator[tuple[nn.Module, Plan]]:
-        """The latest plan of this module and of each unit below it."""
+    def plans(self) -> Iterator[tuple[nn.Module, Plan, Graph]]:
+        """Of this module and each unit below it: the latest plan, and what became of the graph."""
         latest = self.latest()
         if latest is not None:
-            yield self.module, latest.plan
+            yield self.module, latest.plan, latest.program.graph
         for child in list(self._children.values()):
             yield from child.plans()
 
