@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import fxpass
+from fxpass.cli import sweep
 from fxpass.cli.errors import in_one_line
 from fxpass.cli.options import (
     Batch,
@@ -109,6 +110,13 @@ def verify(
         target = _target(model, batch, image, dtype, channels_last, threads, train)
         report = fxpass.verify(target.model, target.images, steps=steps)
         print(json.dumps(asdict(report)) if as_json else report)
+
+
+app.command(
+    "sweep",
+    epilog="Example: fxpass sweep torchvision.models:resnet18 --batches 1,2,4 --images 64,128 "
+    "--picture trade-off.png",
+)(sweep.command)
 
 
 def main() -> None:

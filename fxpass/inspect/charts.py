@@ -7,6 +7,8 @@ packages altair and vl-convert-python (`pip install 'fxpass[report]'`).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fxpass.inspect.table import in_words
@@ -27,11 +29,11 @@ _COLOURS = {
 }
 
 
-def charts_of(profile: Profile) -> Any:
-    """An altair chart.
+def drawing() -> Any:
+    """The package altair.
 
     Raises:
-        ImportError: altair or vl-convert-python is missing; the message says how to install them.
+        ImportError: it or vl-convert-python is missing; the message says how to install them.
 
     """
     try:
@@ -39,9 +41,24 @@ def charts_of(profile: Profile) -> Any:
         import vl_convert  # noqa: F401 (altair needs it, and says so late)
     except ImportError as error:
         raise ImportError(
-            f"fxpass: a report needs the package {error.name!r}, which is not installed: "
+            f"fxpass: charts need the package {error.name!r}, which is not installed: "
             "pip install 'fxpass[report]'"
         ) from error
+    return altair
+
+
+def save(chart: Any, path: str | PathLike[str]) -> None:
+    """Writes a chart as PNG or SVG, by the suffix of `path`; ValueError if it is another."""
+    kind = Path(path).suffix.lower().removeprefix(".")
+    if kind not in ("png", "svg"):
+        raise ValueError(f"expected a path that ends in .png or .svg, got {str(path)!r}")
+    options = {"scale_factor": 2} if kind == "png" else {}
+    chart.save(str(path), format=kind, **options)
+
+
+def charts_of(profile: Profile) -> Any:
+    """An altair chart; raises ImportError as `drawing` does."""
+    altair = drawing()
     sides = _sides(profile)
     steps = altair.vconcat(*(_step(altair, name, side.timeline) for name, side in sides))
     steps = steps.resolve_scale(x="shared", y="shared")

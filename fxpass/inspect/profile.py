@@ -97,14 +97,9 @@ class Profile:
             ValueError: the suffix is another.
 
         """
-        from fxpass.inspect.charts import charts_of
+        from fxpass.inspect.charts import charts_of, save
 
-        kind = Path(path).suffix.lower().removeprefix(".")
-        if kind not in ("png", "svg"):
-            raise ValueError(f"expected a path that ends in .png or .svg, got {str(path)!r}")
-        charts_of(self).save(
-            str(path), format=kind, **({"scale_factor": 2} if kind == "png" else {})
-        )
+        save(charts_of(self), path)
 
 
 def profile(
