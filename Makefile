@@ -1,6 +1,6 @@
 # `make demo` and `make test` set up everything they need: a virtual environment in .venv, torch,
 # the build. System packages are installed where that is possible and named where it is not.
-.PHONY: demo test test-deep kernel-tests lint format sanitize bench setup system clean
+.PHONY: demo test test-deep kernel-tests lint format sanitize bench docs setup system clean
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -36,6 +36,10 @@ bench: $(VENV)/.installed
 	python -m bench.kernels
 	python -m bench.zoo
 	python -m bench.inspect
+
+# The API reference, from the docstrings.
+docs: $(VENV)/.installed
+	python -m pdoc --docformat google --output-directory out/api fxpass
 
 sanitize: $(VENV)/.installed
 	bash tools/sanitize.sh

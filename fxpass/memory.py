@@ -24,6 +24,16 @@ from typing import NamedTuple
 from fxpass import _C
 
 
+class Use(IntEnum):
+    """What a buffer is for."""
+
+    TENSOR = 0
+    PAYLOAD = 1
+    """Bits and the like that an op keeps for its backward."""
+    VALUE = 2
+    """What the handle of a value keeps to restore it."""
+
+
 class Event(NamedTuple):
     """A buffer came or went.
 
@@ -43,16 +53,6 @@ class Event(NamedTuple):
     address: int
     part: int
     use: Use
-
-
-class Use(IntEnum):
-    """What a buffer is for."""
-
-    TENSOR = 0
-    PAYLOAD = 1
-    """Bits and the like that an op keeps for its backward."""
-    VALUE = 2
-    """What the handle of a value keeps to restore it."""
 
 
 class track:
