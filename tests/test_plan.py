@@ -229,6 +229,13 @@ def test_explain_shows_each_rewrite_before_and_after():
     assert "fxpass.conv2d" in conv
 
 
+def test_print_sums_the_plan_up():
+    compiled = fxpass.compile(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)))
+    *module, line = str(compiled).splitlines()
+    assert "\n".join(module) == repr(compiled)
+    assert line == "fxpass: 2 saved values: 1 dense, 1 bitmap (see explain())"
+
+
 def test_explain_says_that_nothing_was_rewritten():
     text = fxpass.compile(nn.Sequential(nn.Tanhshrink())).explain(rewrites=True)
     assert text.endswith("nothing was rewritten")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -67,6 +68,14 @@ class CompiledModule(IsCompiled, _Base):
             part = f"{paths.get(module) or 'the model'} ({type(module).__name__})\n{plan}"
             parts.append(f"{part}\n\n{rewrites_of(graph)}" if rewrites else part)
         return "\n\n".join(parts) or "not compiled yet: no call has been traced"
+
+    def __str__(self) -> str:
+        recipes = Counter(
+            choice.recipe for _, plan, _ in self._fxpass_unit.plans() for choice in plan
+        )
+        counts = ", ".join(f"{count} {recipe}" for recipe, count in recipes.most_common())
+        plan = f"{recipes.total()} saved values: {counts}" if counts else "no plan yet"
+        return f"{self!r}\nfxpass: {plan} (see explain())"
 
     @contextmanager
     def eager(self) -> Iterator[None]:
