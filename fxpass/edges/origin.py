@@ -41,6 +41,11 @@ def origins_of(node: Node) -> tuple[Origin, ...]:
     return found or (Origin(node.name, describe(node), _module_of(node)),)
 
 
+def is_rewritten(node: Node) -> bool:
+    """Whether a rewrite has put the node into the graph."""
+    return _ORIGINS in node.meta
+
+
 def set_origins(node: Node, origins: tuple[Origin, ...]) -> None:
     """Says what a node stands for."""
     node.meta[_ORIGINS] = origins

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from fxpass.edges import ACTIVATIONS, Call, Edges
 from fxpass.plan import Plan, Recipe
 from fxpass.rewrite.activation import rewrite_activation
@@ -51,8 +53,12 @@ _REWRITES: dict[str, Rewrite] = {
 }
 
 
-def rewrite(edges: Edges, plan: Plan) -> None:
-    """Rewrites the graph of `edges` in place, as `plan` says. Unknown ops stay, in order."""
+def rewrite(edges: Edges, plan: Plan, only: Collection[str] | None = None) -> None:
+    """Rewrites the graph of `edges` in place, as `plan` says. Unknown ops stay, in order.
+
+    `only`: the names of the nodes to rewrite, the others staying as they are; None: all. A handle
+    whose inputs have none holds nothing, and whoever it is given to keeps its tensor dense.
+    """
     context = Context(edges, plan)
     for node in list(edges.graph.nodes):
         if context.is_done(node):
@@ -61,9 +67,10 @@ def rewrite(edges: Edges, plan: Plan) -> None:
         call = context.call(node)
         recipe = plan.recipe(node.name)
         value = node
-        if call is not None and call.op.name in _REWRITES:
+        wanted = only is None or node.name in only
+        if wanted and call is not None and call.op.name in _REWRITES:
             value = _REWRITES[call.op.name](context, call)
-        if recipe is Recipe.BITMAP and context.handle(value) is None:
+        if wanted and recipe is Recipe.BITMAP and context.handle(value) is None:
             add_bitmap(context, value)
         elif call is not None and _may_alias(call) and context.handle(value) is None:
             context.share_handle(call.inputs[0], value)
