@@ -49,14 +49,12 @@ def explained(finding: Finding, compiled: CompiledModule) -> str:
 
 
 def _culprit(culprit: Culprit) -> Iterator[str]:
-    *before, last = [" + ".join(group.ops) for group in culprit.groups]
-    if before:
-        yield f"the first op that differs: {last}, together with {', '.join(before)} before it"
-    else:
-        yield f"the first op that differs: {last}"
+    first, *others = [" + ".join(group.ops) for group in culprit.groups]
+    shown = f", seen in the backward of {', '.join(others)}" if others else ""
+    yield f"the first op that differs: {first}{shown}"
     edge = culprit.edge
     if edge is None:
         yield "  no single edge of it which, kept dense, makes it equal"
         return
-    savers = f"saved by {', '.join(edge.savers)}" if edge.savers else "saved by none"
-    yield f"  its edge: {edge.value}, computed by {edge.op}, {savers}, kept as {edge.recipe}"
+    savers = f" saved by {', '.join(edge.savers)}," if edge.savers else ""
+    yield f"  its edge: {edge.value}, computed by {edge.op},{savers} kept as {edge.recipe}"

@@ -5,12 +5,15 @@
    the op with that number is one of the culprits. This finds wrong gradients as well as
    wrong results, and needs no idea of what is wrong.
 2. If that op alone makes no difference, the same search among those before it finds the ops that
-   it needs beside it: the one, say, whose handle restores its input wrongly.
+   it needs beside it. What an op left as captured would have had restored is kept as a bitmap,
+   and so restored rightly: the first of the ops that are needed is the one whose handle is wrong,
+   and those behind it are the way on which that comes to light.
 3. Of the values that these ops compute and save, the first which, kept dense, makes the difference
    go away is the edge. With that value dense, the whole model is compared again, and if it still
    differs the search goes on for the next.
 
-Each search takes about log2 of the number of ops of trials; see _trials.py for a trial.
+A kernel that reads outside of what it is given, or depends on what ran before it, may differ or not
+by accident; then the search ends at an op that is not to blame. Each search takes about log2 of the number of ops of trials; see _trials.py for a trial.
 """
 
 from __future__ import annotations
@@ -136,9 +139,8 @@ def _smallest(
 def _edges(culprits: tuple[Group, ...], plan: Plan, nameable: Plan) -> Iterator[Choice]:
     """The values that the ops compute or save, the likeliest first.
 
-    Of several ops one has been given another's value by its handle: the first value made among
-    them which, dense, helps. One op alone is most likely wrong in what it was rewritten for: its
-    own result if that is restored, or what it saves.
+    Of several ops the first restores its own value wrongly. One op alone is most likely wrong in
+    what it was rewritten for: its own result if that is restored, or else what it saves.
     """
     first = {name for group in culprits[:-1] for name in group.names}
     names = {name for group in culprits for name in group.names}

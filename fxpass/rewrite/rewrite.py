@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from fxpass.edges import ACTIVATIONS, Call, Edges
 from fxpass.plan import Plan, Recipe
@@ -56,9 +57,11 @@ _REWRITES: dict[str, Rewrite] = {
 def rewrite(edges: Edges, plan: Plan, only: Collection[str] | None = None) -> None:
     """Rewrites the graph of `edges` in place, as `plan` says. Unknown ops stay, in order.
 
-    `only`: the names of the nodes to rewrite, the others staying as they are; None: all. A handle
-    whose inputs have none holds nothing, and whoever it is given to keeps its tensor dense.
+    `only`: the names of the nodes to rewrite, None for all. The others stay as they are, and have a
+    bitmap in place of what the plan would restore, so that what reads them is rewritten as ever.
     """
+    if only is not None:
+        plan = _for_some(edges, plan, only)
     context = Context(edges, plan)
     for node in list(edges.graph.nodes):
         if context.is_done(node):
@@ -70,11 +73,26 @@ def rewrite(edges: Edges, plan: Plan, only: Collection[str] | None = None) -> No
         wanted = only is None or node.name in only
         if wanted and call is not None and call.op.name in _REWRITES:
             value = _REWRITES[call.op.name](context, call)
-        if wanted and recipe is Recipe.BITMAP and context.handle(value) is None:
+        if recipe is Recipe.BITMAP and context.handle(value) is None:
             add_bitmap(context, value)
         elif call is not None and _may_alias(call) and context.handle(value) is None:
             context.share_handle(call.inputs[0], value)
     edges.graph.lint()
+
+
+def _for_some(edges: Edges, plan: Plan, only: Collection[str]) -> Plan:
+    """The plan with a bitmap of what is not in `only`, if something in `only` reads its handle."""
+    recipes: dict[str, Recipe] = {}
+    for node in edges.graph.nodes:
+        handed_on = plan.restores(node.name) or plan.recipe(node.name) is Recipe.BITMAP
+        if node.name in only or not handed_on:
+            continue
+        readers = {user.name for member in edges.storage(node) for user in member.users}
+        # Nobody may hold on to what is written to later.
+        safe = not edges.strangers(node) and not edges.writers(node)
+        recipes[node.name] = Recipe.BITMAP if safe and readers & set(only) else Recipe.NOTHING
+    choices = (replace(c, recipe=recipes.get(c.value, c.recipe)) for c in plan)
+    return Plan(tuple(choices))
 
 
 def _may_alias(call: Call) -> bool:
