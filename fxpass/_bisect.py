@@ -12,8 +12,8 @@
    go away is the edge. With that value dense, the whole model is compared again, and if it still
    differs the search goes on for the next.
 
-A kernel that reads outside of what it is given, or depends on what ran before it, may differ or not
-by accident; then the search ends at an op that is not to blame. Each search takes about log2 of the number of ops of trials; see _trials.py for a trial.
+Each search takes about log2 of the number of ops of trials; see _trials.py for a trial. A kernel
+that is wrong by accident, now and then, may lead it to an op that is not to blame.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from fxpass.plan import Choice, Plan, Recipe
 from fxpass.runtime.module import CompiledModule
 
 _MOST_CULPRITS = 8
+_MOST_BEFORE_ALL = 3
+"""After so many culprits, their kernels are taken to be wrong wherever they are used."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +96,10 @@ def bisect(
             culprits.append(found)
             if found.edge is None or len(culprits) == _MOST_CULPRITS:
                 return Finding(tuple(culprits))
-            alike = _alike(found, found.edge, groups, plan)
             dense = (*dense, found.edge.value)
-            if len(alike) > 1 and whole.differs(dense) and not whole.differs((*dense, *alike)):
-                # One kernel is wrong wherever it is used.
-                dense = tuple(dict.fromkeys((*dense, *alike)))
+            if len(culprits) == _MOST_BEFORE_ALL:
+                alike = tuple(dict.fromkeys((*dense, *_alike(culprits, groups, whole.plan))))
+                dense = dense if whole.differs(alike) else alike
     return Finding(tuple(culprits), dense, reproduced=bool(culprits))
 
 
@@ -162,11 +163,8 @@ def _ops(choice: Choice) -> set[str]:
     return {f"{path}{colon}{name}" for name in choice.ops}
 
 
-def _alike(culprit: Culprit, edge: Choice, groups: list[Group], plan: Plan) -> list[str]:
-    """The values of the edges that are wrong if not one op is, but all of its kind."""
+def _alike(culprits: list[Culprit], groups: list[Group], plan: Plan) -> list[str]:
+    """The values of all edges at which ops of the same kinds are."""
     kinds = {n: kind for g in groups for n, kind in zip(g.names, g.kinds, strict=True)}
-    if len(culprit.groups) > 1:
-        kind = kinds.get(edge.value)
-        return [c.value for c in plan if kinds.get(c.value) == kind]
-    wanted = set(culprit.groups[0].kinds[-1:])
+    wanted = {culprit.groups[0].kinds[-1] for culprit in culprits}
     return [c.value for c in plan if wanted & {kinds.get(op) for op in _ops(c)}]
