@@ -89,8 +89,9 @@ def bisect(
         if loop is loops[0]:
             short = Trials(compiled, inputs, replace(loop, steps=step + 1), begin)
         while whole.differs(dense):
-            groups, plan = short.look(dense)
-            found = _first(short, groups, plan, dense)
+            trials = short if short.differs(dense) else whole
+            groups, plan = trials.look(dense)
+            found = _first(trials, groups, plan, dense)
             if isinstance(found, Finding):
                 return found if not culprits else Finding(tuple(culprits))
             culprits.append(found)

@@ -5,6 +5,7 @@ import pickle
 import random
 
 import pytest
+import torch
 from _blocks import NETWORKS, conv, image, made
 from _broken import Layers
 from _exact import assert_exact

@@ -90,7 +90,8 @@ def _for_some(edges: Edges, plan: Plan, only: Collection[str]) -> Plan:
         readers = {user.name for member in edges.storage(node) for user in member.users}
         # Nobody may hold on to what is written to later.
         safe = not edges.strangers(node) and not edges.writers(node)
-        recipes[node.name] = Recipe.BITMAP if safe and readers & set(only) else Recipe.NOTHING
+        wanted = safe and not readers.isdisjoint(only)
+        recipes[node.name] = Recipe.BITMAP if wanted else Recipe.NOTHING
     choices = (replace(c, recipe=recipes.get(c.value, c.recipe)) for c in plan)
     return Plan(tuple(choices))
 
