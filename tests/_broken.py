@@ -79,6 +79,20 @@ def wrong_gradient(node: Node) -> None:
     node.target = wrong
 
 
+def wrong_later(node: Node) -> None:
+    """The same, but for the first call."""
+    right = node.target
+    calls: list[int] = []
+
+    def wrong(x: Tensor) -> Any:
+        y, handle = right(x)
+        calls.append(1)
+        return (WrongGradient.apply(y) if len(calls) > 1 else y), handle
+
+    wrong.__name__ = "wrong"
+    node.target = wrong
+
+
 def wrong_handle(node: Node) -> None:
     """A ReLU whose handle restores something else, and says that it was this."""
     right = node.target

@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 from _blocks import conv, image
-from _broken import BREAKS, Break, Layers
+from _broken import BREAKS, Break, Layers, wrong_later
 from _twins import Net
 from torch import nn
 
@@ -82,6 +82,25 @@ def test_two_that_are_wrong(monkeypatch):
     Break("", "conv3", "", "", "conv2d").apply(monkeypatch)
     message = complaint(model)
     assert named(message) == (["Conv2d conv3", "ReLU relu3"], ["conv2", "relu3"])
+    assert fxpass.verify(advised(message, model=model, inputs=INPUTS), *INPUTS).gradients
+
+
+def test_one_that_is_wrong_at_once_and_one_later(monkeypatch):
+    model = Layers()
+    Break("", "relu3", "", "", "relu", wrong_later).apply(monkeypatch)
+    Break("", "conv3", "", "", "conv2d").apply(monkeypatch)
+    message = complaint(model)
+    assert named(message) == (["Conv2d conv3", "ReLU relu3"], ["conv2", "relu3"])
+    assert fxpass.verify(advised(message, model=model, inputs=INPUTS), *INPUTS).gradients
+
+
+def test_one_of_two_is_in_the_gradient_of_the_input_alone(monkeypatch):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.ReLU(), conv(3), nn.ReLU(), conv())
+    for at in ("_0", "_2"):
+        Break("", at, "", "", "relu").apply(monkeypatch)
+    message = complaint(model)
+    assert named(message) == (["ReLU 2", "ReLU 0"], ["_2", "_0"])
     assert fxpass.verify(advised(message, model=model, inputs=INPUTS), *INPUTS).gradients
 
 
