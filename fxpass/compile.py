@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxpass._lowering import Lowering, require_parts
 from fxpass._preserved import preserved
-from fxpass.capture import ArgPattern, Capture
-from fxpass.edges import find_edges
+from fxpass.capture import ArgPattern
 from fxpass.errors import TraceError
-from fxpass.plan import Plan, free_plan
-from fxpass.rewrite import rewrite
+from fxpass.plan import Plan
 from fxpass.runtime.module import CompiledModule, compiled_module
 from fxpass.runtime.report import LossReport, share_line
 from fxpass.runtime.share import uncompiled_share
@@ -21,7 +20,11 @@ from fxpass.runtime.unit import Unit
 
 
 def compile(
-    model: nn.Module, example_inputs: tuple[Any, ...] | None = None, *, strict: bool = False
+    model: nn.Module,
+    example_inputs: tuple[Any, ...] | None = None,
+    *,
+    plan: Plan | None = None,
+    strict: bool = False,
 ) -> CompiledModule:
     """A module that trains exactly as `model` does and keeps far fewer bytes for backward.
 
@@ -35,15 +38,27 @@ def compile(
         example_inputs: what the model will be called with, as a tuple. Without them the model is
             traced for tensors in place of its required arguments; another form of call is traced
             when it first comes.
+        plan: what is dense in it stays dense; all else is as without it. Made from the plan of the
+            same model: `compiled.plan.with_dense("layer1_0_relu")`. Of a part that is compiled on
+            its own the values are named "path.of.the.part:value".
         strict: raise TraceError instead of warning.
 
     Raises:
-        TypeError: `model` is no nn.Module, or `example_inputs` is no tuple.
+        TypeError: `model` is no nn.Module, `example_inputs` no tuple, or `plan` no Plan.
+        ValueError: `plan` names values that the model does not have. Of a part they are looked for
+            when it is traced, and that may be in its first call.
         TraceError: with `strict`, if a part of the model cannot be traced.
 
     """
+    if plan is not None and not isinstance(plan, Plan):
+        raise TypeError(
+            f"fxpass.compile: expected plan to be a fxpass.Plan, got {_kind(plan)}; "
+            "`compiled.plan` of a compiled model is one"
+        )
     if isinstance(model, CompiledModule):
-        return model
+        if plan is None:
+            return model
+        model = model.original
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"fxpass.compile: expected model to be a torch.nn.Module, got {_kind(model)}; "
@@ -59,9 +74,11 @@ def compile(
             "fxpass.compile: expected example_inputs to be a tuple of the model's arguments, got "
             f"{_kind(example_inputs)}; for one argument write (x,)"
         )
+    if plan is not None:
+        require_parts(plan, model)
     report = LossReport(model, strict)
-    unit = Unit(model, lower, report)
-    compiled = compiled_module(model, unit, strict)
+    unit = Unit(model, Lowering(model, plan, is_new=True), report)
+    compiled = compiled_module(model, unit, strict, plan)
     pattern = _first_pattern(model, example_inputs)
     if pattern is not None:
         with report.together() as lines:
@@ -71,18 +88,10 @@ def compile(
     return compiled
 
 
-def recompile(model: nn.Module, strict: bool) -> CompiledModule:
+def recompile(model: nn.Module, strict: bool, plan: Plan | None = None) -> CompiledModule:
     """A CompiledModule that traces when it is first called: what deepcopy and pickle make."""
-    return compiled_module(model, Unit(model, lower, LossReport(model, strict)), strict)
-
-
-def lower(capture: Capture) -> Plan:
-    """Edges, plan, rewrite: turns a captured graph into one of fxpass operators, in place."""
-    opaque = frozenset({*capture.boundaries, *capture.overridden})
-    edges = find_edges(capture.graph, capture.root, opaque, capture.hooked)
-    plan = free_plan(edges)
-    rewrite(edges, plan)
-    return plan
+    unit = Unit(model, Lowering(model, plan), LossReport(model, strict))
+    return compiled_module(model, unit, strict, plan)
 
 
 def _first_pattern(model: nn.Module, example_inputs: tuple[Any, ...] | None) -> ArgPattern | None:

@@ -3,7 +3,8 @@
     report = fxpass.verify(model, x)
     print(report)        # gradients identical: 32 of 32 tensors ...
 
-The comparison itself, and what it compares, is in `fxpass/_oracle.py`.
+The comparison itself, and what it compares, is in `fxpass/_oracle.py`; how the op to blame is
+found in `fxpass/_bisect.py`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from fxpass._advice import explained, progress
+from fxpass._bisect import bisect
 from fxpass._oracle import (
     Difference,
     Key,
@@ -26,7 +29,9 @@ from fxpass._oracle import (
     record,
     sum_of_outputs,
 )
+from fxpass.compile import compile
 from fxpass.errors import MismatchError
+from fxpass.runtime.module import CompiledModule
 
 _SHOWN = 20
 
@@ -64,6 +69,10 @@ def verify(model: nn.Module, *inputs: Any, steps: int = 3, loss_fn: LossFn | Non
     nothing can be proven, and this is reported. Parameters, `.grad`, buffers, RNG and training
     flags are left as they were found.
 
+    Where they differ, parts of the model are compiled and run again, a number of times that grows
+    with the logarithm of the ops, until the first op whose rewriting is to blame is known, and a
+    plan that keeps its edge dense and makes the model equal. The error says both.
+
     Args:
         model: the model, which is compiled for these inputs, or a compiled one.
         inputs: what the model is called with.
@@ -71,7 +80,8 @@ def verify(model: nn.Module, *inputs: Any, steps: int = 3, loss_fn: LossFn | Non
         loss_fn: from the model's output to a scalar; by default the sum of all floating outputs.
 
     Raises:
-        MismatchError: naming everything that differs, what came first in front.
+        MismatchError: naming everything that differs, what came first in front; then the op, its
+            edge, and the call of `fxpass.compile` that keeps that edge dense.
         TypeError: `model` is no nn.Module.
         ValueError: `steps` is below 1, or a lazy module was not called yet.
 
@@ -88,17 +98,23 @@ def verify(model: nn.Module, *inputs: Any, steps: int = 3, loss_fn: LossFn | Non
             )
     original, compiled = _pair(model, inputs)
     counts: dict[str, int] = {}
-    for input_grads in (False, True):
-        loop = Loop(steps, loss_fn or sum_of_outputs, input_grads)
-        recording = require_identical(original, compiled, inputs, loop)
-        counts |= _counts(recording)
+    loops = [Loop(steps, loss_fn or sum_of_outputs, grads) for grads in (False, True)]
+    for loop, other in zip(loops, reversed(loops), strict=True):
+        counts |= _counts(require_identical(original, compiled, inputs, loop, other))
     return Report(counts, steps)
 
 
 def require_identical(
-    original: Callable[..., Any], other: Callable[..., Any], inputs: tuple[Any, ...], loop: Loop
+    original: Callable[..., Any],
+    other: Callable[..., Any],
+    inputs: tuple[Any, ...],
+    loop: Loop,
+    *more: Loop,
 ) -> Recording:
-    """Runs both through the loop; raises MismatchError if they, or two runs of one, differ."""
+    """Runs both through the loop; raises MismatchError if they, or two runs of one, differ.
+
+    What the error advises has been tried in this loop and in `more`.
+    """
     first = record(original, inputs, loop)
     if first.error is not None:
         raise first.error
@@ -110,16 +126,20 @@ def require_identical(
     second = record(other, inputs, loop)
     if differences := compare(first, second):
         differences = _in_detail(differences, original, other, inputs, loop)
-        raise MismatchError(
+        message = (
             f"the compiled model differs from the original in {len(differences)} of"
             f" {len(first.values)} values; in order:\n{_listed(differences, original)}"
-        ) from second.error
+        )
+        if isinstance(other, CompiledModule):
+            step = differences[0].key.step
+            with progress() as begin:
+                finding = bisect(other, inputs, (loop, *more), step, begin)
+            message += f"\n{explained(finding, other)}"
+        raise MismatchError(message) from second.error
     return first
 
 
 def _pair(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[nn.Module, nn.Module]:
-    from fxpass.compile import CompiledModule, compile  # it imports what uses verify
-
     if isinstance(model, CompiledModule):
         return model.original, model
     compiled: Any = compile(model, example_inputs=inputs)

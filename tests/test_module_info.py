@@ -183,7 +183,7 @@ def all_choices(compiled):
 
 
 def is_cheaper(choice):
-    return choice.recipe is not Recipe.DENSE
+    return choice.recipe is not Recipe.DENSE and bool(choice.savers)
 
 
 def is_cheaper_between(choice):

@@ -171,7 +171,7 @@ class Tracer(fx.Tracer):
         elif leaf:
             self.leaves[path] = m
         else:
-            return self._inline(m, forward, args, kwargs)
+            return self._inline(m, path, forward, args, kwargs)
         return self.create_proxy("call_module", path, args, kwargs)
 
     # How it is done.
@@ -190,9 +190,13 @@ class Tracer(fx.Tracer):
         names = [(variables, name, v) for (_, name), (variables, v) in self.globals_read.items()]
         return Guards(self.root, self.leaves, self.boundaries, read, names)
 
-    def _inline(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def _inline(
+        self, m: nn.Module, path: str, forward: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
         self._stack.append(m)
         self._inlined.add(m)
+        depth = str(len(self._stack))
+        self.module_stack[depth] = path, type(m)  # fx notes it with each node
         try:
             return forward(*args, **kwargs)
         except BaseException:
@@ -200,6 +204,7 @@ class Tracer(fx.Tracer):
             raise
         finally:
             self._stack.pop()
+            del self.module_stack[depth]
 
     def _path(self, m: nn.Module) -> str:
         path = (self.submodule_paths or {}).get(m)

@@ -9,7 +9,7 @@ f = linear(z, v)       savers of y: relu, conv, linear
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -26,16 +26,27 @@ class Edges:
         calls: the nodes that call an op of the table.
         root: the module whose submodules the graph calls.
         hooked: the paths of those that have hooks.
+        known: `calls`, and the calls of such an op that are taken for unknown ones.
 
     """
 
     def __init__(
-        self, graph: Graph, calls: dict[Node, Call], root: nn.Module, hooked: frozenset[str]
+        self,
+        graph: Graph,
+        calls: dict[Node, Call],
+        root: nn.Module,
+        hooked: frozenset[str],
+        unknown: Collection[str] = (),
     ) -> None:
         self.graph = graph
-        self.calls = calls
+        self.calls = {node: call for node, call in calls.items() if node.name not in unknown}
         self.root = root
         self.hooked = hooked
+        self.known = calls
+
+    def without(self, names: Collection[str]) -> Edges:
+        """The edges if the nodes of these names called ops that the table does not know."""
+        return Edges(self.graph, self.known, self.root, self.hooked, names)
 
     def storage(self, value: Node) -> list[Node]:
         """`value` and every later value that may lie in its storage, up to a write to it.
@@ -102,7 +113,7 @@ class Edges:
         """Whether `value` is known to be a tensor, and one only."""
         if value.op == "get_attr":
             return isinstance(_attribute(self.root, str(value.target)), Tensor)
-        call = self.calls.get(value)
+        call = self.known.get(value)
         if call is None or call.op.name == "shape" or call.arguments.get("return_indices"):
             return False
         if call.op.name == "view":
@@ -112,7 +123,7 @@ class Edges:
     def _is_piece(self, item: Node) -> bool:
         """Whether `item` is x[i] of a tensor x, or of the chunks of one."""
         value = item.args[0]
-        return isinstance(value, Node) and value in self.calls and self.is_tensor(value)
+        return isinstance(value, Node) and value in self.known and self.is_tensor(value)
 
     def _writes(self, user: Node, members: list[Node]) -> bool:
         call = self.calls.get(user)

@@ -37,7 +37,7 @@ def relative_sizes(edges: Edges) -> dict[Node, float]:
     """The size of each value of the graph; only their ratios mean something."""
     extents: dict[Node, Extent] = {}
     for node in edges.graph.nodes:
-        extents[node] = _extent(node, edges.calls.get(node), extents)
+        extents[node] = _extent(node, edges.known.get(node), extents)
     return {node: extent.size for node, extent in extents.items()}
 
 

@@ -184,10 +184,9 @@ class _Step:
         found = self._from_here(
             lambda: watch(self.original, model, self.inputs, loss_fn=self.loss_fn)
         )
-        paths = {module: path for path, module in self.original.named_modules()}
         recipes: dict[Key, Recipe] = {
-            Key(paths.get(module, ""), choice.value): choice.recipe
-            for module, plan, _ in model._fxpass_unit.plans()
+            Key(path, choice.value): choice.recipe
+            for path, _, plan, _ in model._fxpass_plans()
             for choice in plan
         }
         return lay_beside(rows, found, recipes)

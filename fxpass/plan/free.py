@@ -83,13 +83,24 @@ class _FreePlanner:
                 continue  # the value it lies in has the recipe
             if node.op == "get_attr" and not any(node in saver.inputs for saver in savers):
                 continue  # a weight, which is there anyway
-            if not savers and node not in self.with_norm | self.restored | self.kept:
-                continue
             if node in self.fused:
                 continue  # it is never there
+            if savers or node in self.with_norm | self.restored | self.kept:
+                recipe, reason = self._choose(node, call)
+            elif call is not None and _keeps_its_own(call):
+                recipe, reason = Recipe.NOTHING, "backward reads no element of it"
+            else:
+                continue
             names = tuple(describe(saver.node) for saver in savers)
-            choices.append(Choice(node.name, describe(node), names, *self._choose(node, call)))
+            ops = self._ops(node, savers)
+            choices.append(Choice(node.name, describe(node), names, recipe, reason, ops))
         return Plan(tuple(choices))
+
+    def _ops(self, node: Node, savers: list[Call]) -> tuple[str, ...]:
+        """The nodes that compute and save a value; the norm in front too, if they are one op."""
+        norm = self.edges.calls[node].inputs if node in self.with_norm else []
+        nodes = [*norm, node, *(saver.node for saver in savers)]
+        return tuple(dict.fromkeys(n.name for n in nodes))
 
     def _choose(self, node: Node, call: Call | None) -> tuple[Recipe, str]:
         if node in self.with_norm:
@@ -251,6 +262,11 @@ class _FreePlanner:
 
 def _is_view(call: Call | None) -> bool:
     return call is not None and call.op.name == "view"
+
+
+def _keeps_its_own(call: Call) -> bool:
+    """Whether the op keeps something for itself alone: neither its input nor its result."""
+    return call.op.name.endswith(("dropout", "pad"))
 
 
 def _stranger(node: Node) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
+from typing import Any
 
 
 class Recipe(StrEnum):
@@ -37,6 +38,8 @@ class Choice:
         savers: what saves it for backward, in the same form.
         recipe: how it is kept.
         reason: why it is kept so, or why nothing cheaper was possible.
+        ops: the names of the nodes that compute and save it.
+        fixed: the value was asked to stay dense, and `ops` to be eager's.
 
     """
 
@@ -45,11 +48,21 @@ class Choice:
     savers: tuple[str, ...]
     recipe: Recipe
     reason: str = ""
+    ops: tuple[str, ...] = ()
+    fixed: bool = False
+
+    def dense(self) -> Choice:
+        """The value stays dense, and the ops that compute and save it are eager's own."""
+        return replace(self, recipe=Recipe.DENSE, reason="asked to be dense", fixed=True)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The choices for one graph, in the order of its nodes."""
+    """The choices for one graph, in the order of its nodes.
+
+    The plan of a compiled model has those of the parts that are compiled on their own too: a value
+    of the part at `path` is named "path:value".
+    """
 
     choices: tuple[Choice, ...] = ()
     _by_value: dict[str, Recipe] = field(init=False, repr=False, compare=False)
@@ -75,6 +88,43 @@ class Plan:
         """Whether the value is one of those from which others are made again."""
         return self._by_value.get(value) in (Recipe.DENSE, Recipe.BITMAP)
 
+    def with_dense(self, *values: str) -> Plan:
+        """The plan with these values kept dense, for `fxpass.compile(model, plan=...)`.
+
+        The ops that compute and save such a value are then left as eager has them.
+
+        Raises:
+            ValueError: the plan knows no value of that name.
+
+        """
+        self.require(values)
+        return Plan(tuple(c.dense() if c.value in values else c for c in self.choices))
+
+    def require(self, values: Iterable[str]) -> None:
+        """Raises ValueError unless the plan has all these values."""
+        unknown = [value for value in values if value not in self._by_value]
+        if unknown:
+            raise ValueError(
+                f"expected values of the plan ({', '.join(self._by_value) or 'it has none'}),"
+                f" got {', '.join(unknown)}"
+            )
+
+    def parts(self) -> set[str]:
+        """The paths of the modules whose graphs the values are of; "" for the model itself."""
+        return {value.rpartition(":")[0] for value in self._by_value}
+
+    def part(self, path: str) -> Plan:
+        """The plan of the graph of the module at `path`."""
+        named = ((c, *c.value.rpartition(":")) for c in self.choices)
+        return Plan(tuple(replace(c, value=value) for c, of, _, value in named if of == path))
+
+    def at(self, path: str) -> Plan:
+        """The plan of the graph of the module at `path` as one of the whole model."""
+        return Plan(tuple(replace(c, value=key(path, c.value)) for c in self.choices))
+
+    def __reduce__(self) -> Any:
+        return Plan.from_json, (self.to_json(),)
+
     def to_json(self) -> str:
         """The plan as JSON; `from_json` reads it back."""
         return json.dumps({"version": 1, "choices": [asdict(c) for c in self.choices]}, indent=1)
@@ -95,8 +145,21 @@ class Plan:
         return _columns([header, *rows])
 
 
-def _choice(value: str, op: str, savers: Iterable[str], recipe: str, reason: str = "") -> Choice:
-    return Choice(value, op, tuple(savers), Recipe(recipe), reason)
+def key(path: str, value: str) -> str:
+    """The name of a value in the plan of a model; `path`: of the module whose graph it is in."""
+    return f"{path}:{value}" if path else value
+
+
+def _choice(
+    value: str,
+    op: str,
+    savers: Iterable[str],
+    recipe: str,
+    reason: str = "",
+    ops: Iterable[str] = (),
+    fixed: bool = False,
+) -> Choice:
+    return Choice(value, op, tuple(savers), Recipe(recipe), reason, tuple(ops), fixed)
 
 
 def _columns(rows: list[tuple[str, ...]]) -> str:

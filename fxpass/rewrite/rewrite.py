@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
+
 from fxpass.edges import ACTIVATIONS, Call, Edges
 from fxpass.plan import Plan, Recipe
 from fxpass.rewrite.activation import rewrite_activation
@@ -51,8 +54,14 @@ _REWRITES: dict[str, Rewrite] = {
 }
 
 
-def rewrite(edges: Edges, plan: Plan) -> None:
-    """Rewrites the graph of `edges` in place, as `plan` says. Unknown ops stay, in order."""
+def rewrite(edges: Edges, plan: Plan, only: Collection[str] | None = None) -> None:
+    """Rewrites the graph of `edges` in place, as `plan` says. Unknown ops stay, in order.
+
+    `only`: the names of the nodes to rewrite, None for all. The others stay as they are, and have a
+    bitmap in place of what the plan would restore, so that what reads them is rewritten as ever.
+    """
+    if only is not None:
+        plan = _for_some(edges, plan, only)
     context = Context(edges, plan)
     for node in list(edges.graph.nodes):
         if context.is_done(node):
@@ -61,13 +70,30 @@ def rewrite(edges: Edges, plan: Plan) -> None:
         call = context.call(node)
         recipe = plan.recipe(node.name)
         value = node
-        if call is not None and call.op.name in _REWRITES:
+        wanted = only is None or node.name in only
+        if wanted and call is not None and call.op.name in _REWRITES:
             value = _REWRITES[call.op.name](context, call)
         if recipe is Recipe.BITMAP and context.handle(value) is None:
             add_bitmap(context, value)
         elif call is not None and _may_alias(call) and context.handle(value) is None:
             context.share_handle(call.inputs[0], value)
     edges.graph.lint()
+
+
+def _for_some(edges: Edges, plan: Plan, only: Collection[str]) -> Plan:
+    """The plan with a bitmap of what is not in `only`, if something in `only` reads its handle."""
+    recipes: dict[str, Recipe] = {}
+    for node in edges.graph.nodes:
+        handed_on = plan.restores(node.name) or plan.recipe(node.name) is Recipe.BITMAP
+        if node.name in only or not handed_on:
+            continue
+        readers = {user.name for member in edges.storage(node) for user in member.users}
+        # Nobody may hold on to what is written to later.
+        safe = not edges.strangers(node) and not edges.writers(node)
+        wanted = safe and not readers.isdisjoint(only)
+        recipes[node.name] = Recipe.BITMAP if wanted else Recipe.NOTHING
+    choices = (replace(c, recipe=recipes.get(c.value, c.recipe)) for c in plan)
+    return Plan(tuple(choices))
 
 
 def _may_alias(call: Call) -> bool:

@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+from torch.fx import Graph
 
 from fxpass.plan import Plan
 from fxpass.runtime.eager import runs_eagerly
@@ -40,11 +41,12 @@ class CompiledModule(IsCompiled, _Base):
     Its own members begin with `_fxpass`, so that they are none of the model's.
     """
 
-    __slots__ = ("_fxpass_original", "_fxpass_strict", "_fxpass_unit")
+    __slots__ = ("_fxpass_given", "_fxpass_original", "_fxpass_strict", "_fxpass_unit")
 
     _fxpass_original: nn.Module
     _fxpass_unit: Unit
     _fxpass_strict: bool
+    _fxpass_given: Plan | None
 
     @property
     def original(self) -> nn.Module:
@@ -53,26 +55,26 @@ class CompiledModule(IsCompiled, _Base):
 
     @property
     def plan(self) -> Plan:
-        """The recipes of the program that ran last; empty before the model was traced."""
-        latest = self._fxpass_unit.latest()
-        return latest.plan if latest is not None else Plan()
+        """The recipes of the programs that ran last, of the model and each part on its own.
+
+        Empty before the model was traced; a part is traced when it is first called.
+        """
+        plans = [plan.at(path) for path, _, plan, _ in self._fxpass_plans()]
+        return Plan(tuple(choice for plan in plans for choice in plan))
 
     def explain(self, *, rewrites: bool = False) -> str:
         """The recipe of each saved value, for the model and each part compiled on its own.
 
         With `rewrites` also each call that was rewritten, before and after, as torch.fx writes it.
         """
-        paths = {module: path for path, module in self._fxpass_original.named_modules()}
         parts = []
-        for module, plan, graph in self._fxpass_unit.plans():
-            part = f"{paths.get(module) or 'the model'} ({type(module).__name__})\n{plan}"
+        for path, module, plan, graph in self._fxpass_plans():
+            part = f"{path or 'the model'} ({type(module).__name__})\n{plan}"
             parts.append(f"{part}\n\n{rewrites_of(graph)}" if rewrites else part)
         return "\n\n".join(parts) or "not compiled yet: no call has been traced"
 
     def __str__(self) -> str:
-        recipes = Counter(
-            choice.recipe for _, plan, _ in self._fxpass_unit.plans() for choice in plan
-        )
+        recipes = Counter(choice.recipe for choice in self.plan)
         counts = ", ".join(f"{count} {recipe}" for recipe, count in recipes.most_common())
         plan = f"{recipes.total()} saved values: {counts}" if counts else "no plan yet"
         return f"{self!r}\nfxpass: {plan} (see explain())"
@@ -109,34 +111,42 @@ class CompiledModule(IsCompiled, _Base):
         self._fxpass_original.__class__ = cls
         _SET_CLASS(self, _class_of(cls))
 
+    def _fxpass_plans(self) -> Iterator[tuple[str, nn.Module, Plan, Graph]]:
+        paths = {module: path for path, module in self._fxpass_original.named_modules()}
+        for module, plan, graph in self._fxpass_unit.plans():
+            yield paths.get(module, ""), module, plan, graph
+
     def _fxpass_forward(self, *args: Any, **kwargs: Any) -> Any:
         if runs_eagerly() or id(self) in _EAGER.get():
             return self._fxpass_original.forward(*args, **kwargs)
         return self._fxpass_unit.run(*args, **kwargs)
 
     def __copy__(self) -> CompiledModule:
-        from fxpass.compile import recompile
-
-        return recompile(copy.copy(self._fxpass_original), self._fxpass_strict)
+        return self._fxpass_again(copy.copy(self._fxpass_original))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModule:
-        from fxpass.compile import recompile
-
-        return recompile(copy.deepcopy(self._fxpass_original, memo), self._fxpass_strict)
+        return self._fxpass_again(copy.deepcopy(self._fxpass_original, memo))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         from fxpass.compile import recompile
 
-        return recompile, (self._fxpass_original, self._fxpass_strict)
+        return recompile, (self._fxpass_original, self._fxpass_strict, self._fxpass_given)
+
+    def _fxpass_again(self, model: nn.Module) -> CompiledModule:
+        from fxpass.compile import recompile
+
+        return recompile(model, self._fxpass_strict, self._fxpass_given)
 
 
-def compiled_module(model: nn.Module, unit: Unit, strict: bool) -> Any:
-    """A CompiledModule of `model` that runs `unit`."""
+def compiled_module(
+    model: nn.Module, unit: Unit, strict: bool = False, given: Plan | None = None
+) -> Any:
+    """A CompiledModule of `model` that runs `unit`, which was made with the plan `given`."""
     base: Any = type(model)
     cls = _class_of(base)
     module: Any = object.__new__(cls)
-    own = {"_fxpass_original": model, "_fxpass_unit": unit, "_fxpass_strict": strict}
-    for name, value in {**own, "__dict__": model.__dict__}.items():
+    own = {"_fxpass_original": model, "_fxpass_unit": unit, "__dict__": model.__dict__}
+    for name, value in {**own, "_fxpass_strict": strict, "_fxpass_given": given}.items():
         object.__setattr__(module, name, value)  # past nn.Module, which would register submodules
     return module
 
