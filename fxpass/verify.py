@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from fxpass._advice import explained, progress
 from fxpass._bisect import bisect
+from fxpass._checks import require_values
 from fxpass._oracle import (
     Difference,
     Key,
@@ -86,16 +86,9 @@ def verify(model: nn.Module, *inputs: Any, steps: int = 3, loss_fn: LossFn | Non
         ValueError: `steps` is below 1, or a lazy module was not called yet.
 
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"expected model to be an nn.Module, got {type(model).__name__}")
+    require_values(model, "fxpass.verify")
     if steps < 1:
         raise ValueError(f"expected steps to be at least 1, got {steps}")
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(tensor):
-            raise ValueError(
-                f"expected a model with values to start from, got {name!r} uninitialized: call the"
-                " model (a lazy module) once with these inputs first"
-            )
     original, compiled = _pair(model, inputs)
     counts: dict[str, int] = {}
     loops = [Loop(steps, loss_fn or sum_of_outputs, grads) for grads in (False, True)]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from fxpass import _lowering
-from fxpass.edges import is_rewritten, origins_of
+from fxpass.edges import origins_of, rewritten_from
 from fxpass.rewrite.context import Context
 
 
@@ -188,7 +188,7 @@ class Break:
             right(edges, *args)
             for node in edges.graph.nodes:
                 is_op = getattr(node.target, "__name__", "") == self.op
-                if is_op and is_rewritten(node) and origins_of(node)[-1].name == self.at:
+                if is_op and rewritten_from(node) and origins_of(node)[-1].name == self.at:
                     self.change(node)
 
         monkeypatch.setattr(_lowering, "rewrite", wrong)

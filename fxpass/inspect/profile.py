@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
+from fxpass._checks import require_values
 from fxpass._oracle import LossFn, sum_of_outputs
 from fxpass._preserved import preserved
 from fxpass._progress import progress
@@ -125,15 +125,7 @@ def profile(
         ValueError: a lazy module was not called yet.
 
     """
-    if not isinstance(model, nn.Module):
-        kind = f"{type(model).__module__}.{type(model).__qualname__}"
-        raise TypeError(f"fxpass.profile: expected model to be an nn.Module, got {kind}")
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(tensor):
-            raise ValueError(
-                f"fxpass.profile: expected a model with values to start from, got {name!r}"
-                " uninitialized: call the model (a lazy module) once with these inputs first"
-            )
+    require_values(model, "fxpass.profile")
     original = model.original if isinstance(model, CompiledModule) else model
     step = _Step(original, inputs, loss_fn or sum_of_outputs, optimizer)
     with progress(4 if isinstance(model, CompiledModule) else 2) as begin:
