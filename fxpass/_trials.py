@@ -100,9 +100,8 @@ class _Order:
         self._ran: dict[Group, None] = {}
 
     def groups(self) -> list[Group]:
-        """Those that ran, in order, then those that an error kept from running."""
-        numbered = [group for group in self._numbered if group is not None]
-        return list(self._ran | dict.fromkeys(numbered))
+        """Those that ran, in order: all of them, or up to the one that raised an error."""
+        return list(self._ran)
 
     def number(self, module: nn.Module, node: Node) -> int:
         """See `Watch`."""

@@ -6,13 +6,15 @@ import re
 
 import pytest
 import torch
-from _blocks import conv, image
+from _blocks import conv, image, made
 from _broken import BREAKS, Break, Layers, wrong_later
 from _twins import Net
 from torch import nn
 
 import fxpass
 from fxpass import MismatchError, _lowering
+from fxpass.capture import ArgPattern, capture_unit
+from fxpass.edges import origins_of
 
 INPUTS = (image().detach(),)
 
@@ -74,6 +76,13 @@ def test_a_kernel_that_is_wrong_everywhere(monkeypatch):
     compiled = advised(message, model=model, inputs=INPUTS)
     assert fxpass.verify(compiled, *INPUTS).gradients
     assert [c.value for c in compiled.plan if c.fixed] == [f"_{2 * i + 1}" for i in range(6)]
+
+
+def test_functions_know_the_module_in_whose_forward_they_are_called():
+    model = made("residual with downsampling")
+    graph = capture_unit(model, ArgPattern.of(INPUTS, {})).graph
+    adds = [origins_of(node)[0] for node in graph.nodes if node.name.startswith("add")]
+    assert [(origin.op, origin.module) for origin in adds] == [("add", "3"), ("add", "4")]
 
 
 def test_two_that_are_wrong(monkeypatch):
