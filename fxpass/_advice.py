@@ -1,28 +1,11 @@
-"""What `verify` says of the op that makes a model differ, and that it is at work on it."""
+"""What `verify` says of the op that makes a model differ."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from collections.abc import Iterator
 
 from fxpass._bisect import Culprit, Finding
 from fxpass.runtime.module import CompiledModule
-
-
-@contextmanager
-def progress() -> Iterator[Callable[[], None]]:
-    """Counts the trials on stderr, if that is a terminal; yields what to call at each."""
-    console = Console(stderr=True)
-    columns = [SpinnerColumn(), TextColumn("fxpass.verify: {task.description}")]
-    counted = [TextColumn("{task.completed} trials"), TimeElapsedColumn()]
-    with Progress(
-        *columns, *counted, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task("looking for the op that differs", total=None)
-        yield lambda: bar.advance(task)
 
 
 def explained(finding: Finding, compiled: CompiledModule) -> str:

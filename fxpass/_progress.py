@@ -15,6 +15,7 @@ def progress(total: int) -> Iterator[Callable[[str], None]]:
     """In the block, a bar on standard error, if that is a terminal.
 
     The block gets a function that says what begins now: the first of `total` steps, the next, ...
+    If there turn out to be more, nobody knows how many.
     """
     with Progress(
         console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
@@ -24,7 +25,8 @@ def progress(total: int) -> Iterator[Callable[[str], None]]:
 
         def begin(what: str) -> None:
             nonlocal begun
-            bar.update(task, description=what, completed=begun)
+            known = total if begun < total else None
+            bar.update(task, description=what, completed=begun, total=known)
             begun += 1
 
         yield begin

@@ -9,13 +9,14 @@ found in `fxpass/_bisect.py`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from fxpass._advice import explained, progress
+from fxpass._advice import explained
 from fxpass._bisect import bisect
 from fxpass._checks import require_values
 from fxpass._oracle import (
@@ -29,6 +30,7 @@ from fxpass._oracle import (
     record,
     sum_of_outputs,
 )
+from fxpass._progress import progress
 from fxpass.compile import compile
 from fxpass.errors import MismatchError
 from fxpass.runtime.module import CompiledModule
@@ -92,8 +94,10 @@ def verify(model: nn.Module, *inputs: Any, steps: int = 3, loss_fn: LossFn | Non
     original, compiled = _pair(model, inputs)
     counts: dict[str, int] = {}
     loops = [Loop(steps, loss_fn or sum_of_outputs, grads) for grads in (False, True)]
-    for loop, other in zip(loops, reversed(loops), strict=True):
-        counts |= _counts(require_identical(original, compiled, inputs, loop, other))
+    with progress(3 * len(loops)) as begin:
+        for loop, other in zip(loops, reversed(loops), strict=True):
+            found = require_identical(original, compiled, inputs, loop, other, begin=begin)
+            counts |= _counts(found)
     return Report(counts, steps)
 
 
@@ -103,19 +107,23 @@ def require_identical(
     inputs: tuple[Any, ...],
     loop: Loop,
     *more: Loop,
+    begin: Callable[[str], None] = lambda what: None,
 ) -> Recording:
     """Runs both through the loop; raises MismatchError if they, or two runs of one, differ.
 
-    What the error advises has been tried in this loop and in `more`.
+    What the error advises has been tried in this loop and in `more`. `begin` is told what begins.
     """
+    begin("the model as it is")
     first = record(original, inputs, loop)
     if first.error is not None:
         raise first.error
+    begin("once more")
     if differences := compare(first, record(original, inputs, loop)):
         raise MismatchError(
             "nothing is proven: the unmodified model does not equal itself when run twice from one"
             f" state\n{_listed(differences, original)}"
         )
+    begin("compiled")
     second = record(other, inputs, loop)
     if differences := compare(first, second):
         differences = _in_detail(differences, original, other, inputs, loop)
@@ -125,8 +133,8 @@ def require_identical(
         )
         if isinstance(other, CompiledModule):
             step = differences[0].key.step
-            with progress() as begin:
-                finding = bisect(other, inputs, (loop, *more), step, begin)
+            trial = functools.partial(begin, "looking for the op that differs")
+            finding = bisect(other, inputs, (loop, *more), step, trial)
             message += f"\n{explained(finding, other)}"
         raise MismatchError(message) from second.error
     return first
