@@ -1,6 +1,8 @@
 """fxpass.profile: its bytes are the allocator's, and its rows tell where they are."""
 
 import copy
+import gc
+import linecache
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import nn
 
 import fxpass
 from bench import _models
+from fxpass.inspect.watcher import Watcher
 from fxpass.plan import Recipe
 
 IMAGE = 2 * 4 * 8 * 8 * 4  # bytes of a value of the small networks
@@ -228,6 +231,24 @@ def test_all_is_left_as_it_was_found():
     with fxpass.memory.track(timeline=True) as memory:
         torch.empty(4)
     assert {event.part for event in memory.timeline()} == {0}
+
+
+def test_the_source_of_a_watched_program_is_gone_at_once():
+    def sources():
+        return [name for name in linecache.cache if name.startswith("<fxpass ")]
+
+    compiled, x = fxpass.compile(small()), images()
+    fxpass.profile(compiled, x)
+    gc.collect()
+    program = compiled._fxpass_unit.latest().program
+    watcher = Watcher(compiled.original, fxpass.memory.track(timeline=True))
+    before = sources()
+    gc.disable()
+    try:
+        program._watched(watcher)
+        assert sources() == before
+    finally:
+        gc.enable()
 
 
 def test_under_no_grad_it_is_the_same():

@@ -83,10 +83,11 @@ class Program:
         filename = f"<fxpass {type(self._module).__name__} {next(_COUNTER)}>"
         lines = code.src.splitlines(keepends=True)
         linecache.cache[filename] = (len(code.src), None, lines, filename)
-        weakref.finalize(self, linecache.cache.pop, filename, None)
         namespace: dict[str, Any] = dict(code.globals)
         exec(compile(code.src, filename, "exec"), namespace)
-        return code.src, namespace["forward"]
+        function = namespace.pop("forward")  # in its own globals it would be a cycle
+        weakref.finalize(function, linecache.cache.pop, filename, None)
+        return code.src, function
 
     def _watched(self, watch: Watch) -> Callable[..., Any]:
         """The same function with the watch told before and after each call."""
