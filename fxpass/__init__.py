@@ -4,6 +4,7 @@ from fxpass import _library as _library
 from fxpass import bitmap, memory
 from fxpass.compile import compile
 from fxpass.errors import BudgetError, ExportError, FxpassError, MismatchError, TraceError
+from fxpass.export import export_torchscript
 from fxpass.inspect import Profile, SavedTensor, Timeline, profile
 from fxpass.plan import Plan
 from fxpass.verify import verify
@@ -20,6 +21,7 @@ __all__ = [
     "TraceError",
     "bitmap",
     "compile",
+    "export_torchscript",
     "memory",
     "profile",
     "verify",

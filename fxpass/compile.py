@@ -79,8 +79,10 @@ def compile(
     report = LossReport(model, strict)
     unit = Unit(model, Lowering(model, plan, is_new=True), report)
     compiled = compiled_module(model, unit, strict, plan)
-    pattern = _first_pattern(model, example_inputs)
+    pattern = first_pattern(model, example_inputs)
     if pattern is not None:
+        if example_inputs is not None:
+            unit.note(*ArgPattern.split(example_inputs, {}))
         with report.together() as lines:
             unit.find(pattern)
             if lines and example_inputs is not None:
@@ -94,7 +96,7 @@ def recompile(model: nn.Module, strict: bool, plan: Plan | None = None) -> Compi
     return compiled_module(model, unit, strict, plan)
 
 
-def _first_pattern(model: nn.Module, example_inputs: tuple[Any, ...] | None) -> ArgPattern | None:
+def first_pattern(model: nn.Module, example_inputs: tuple[Any, ...] | None) -> ArgPattern | None:
     """The form of call to trace at once: the example's, or a tensor for each required argument."""
     if example_inputs is None:
         parameters = inspect.signature(model.forward).parameters.values()

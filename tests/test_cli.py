@@ -23,6 +23,11 @@ class Broken(nn.Module):
 def make():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten())
 
+def hooked():
+    model = make()
+    model[1].register_forward_hook(lambda module, args, result: None)
+    return model
+
 class Nets:
     deep = make
 
@@ -206,3 +211,20 @@ def test_the_command_itself():
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "features.1" in done.stdout
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated:DeprecationWarning")
+def test_export(model, tmp_path):
+    path = tmp_path / "net.pt"
+    text = succeed("export", model + "make", *SMALL, "-o", path)
+    assert text == f"{path}: {path.stat().st_size:,} bytes\n"
+    assert torch.jit.load(path)(torch.randn(5, 3, 16, 16)).shape == (5, 4 * 12 * 12)
+    again = json.loads(succeed("export", model + "make", *SMALL, "--output", path, "--json"))
+    assert again == {"path": str(path), "bytes": path.stat().st_size}
+
+
+def test_what_cannot_be_exported(model, tmp_path):
+    line = error_of("export", model + "hooked", *SMALL, "-o", tmp_path / "net.pt", code=1)
+    assert line.startswith("fxpass: ExportError: ")
+    assert "1 (ReLU) has hooks" in line
+    assert not list(tmp_path.glob("*.pt"))

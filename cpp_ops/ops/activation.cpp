@@ -6,6 +6,7 @@
 #include <torch/library.h>
 
 #include "ops/node.h"
+#include "ops/schema.h"
 #include "saved/activations.h"
 #include "saved/codec.h"
 #include "saved/pieces.h"
@@ -98,8 +99,8 @@ at::Tensor activation(at::Tensor x, const std::optional<SavedPtr>& handle, c10::
 
 TORCH_LIBRARY_FRAGMENT(fxpass, m) {
   m.def(
-      "activation(Tensor x, __torch__.torch.classes.fxpass.Saved? saved, str name, "
-      "float[] args=[], bool mask=False) -> Tensor");
+      fxpass::opaque("activation(Tensor x, __torch__.torch.classes.fxpass.Saved? saved, str name, "
+                     "float[] args=[], bool mask=False) -> Tensor"));
   m.def(
       "activation_(Tensor(a!) x, __torch__.torch.classes.fxpass.Saved? saved, str name, "
       "float[] args=[], bool mask=False) -> Tensor(a!)");

@@ -5,6 +5,7 @@
 #include <torch/library.h>
 
 #include "ops/node.h"
+#include "ops/schema.h"
 #include "ops/swap.h"
 #include "saved/codec.h"
 
@@ -36,12 +37,12 @@ std::tuple<at::Tensor, at::Tensor> adaptive_max_pool(const at::Tensor& x,
 }
 
 TORCH_LIBRARY_FRAGMENT(fxpass, m) {
-  m.def("adaptive_avg_pool1d(Tensor x, int[1] output_size) -> Tensor");
-  m.def("adaptive_avg_pool2d(Tensor x, int[2] output_size) -> Tensor");
-  m.def("adaptive_avg_pool3d(Tensor x, int[3] output_size) -> Tensor");
-  m.def("adaptive_max_pool1d(Tensor x, int[1] output_size) -> (Tensor, Tensor)");
-  m.def("adaptive_max_pool2d(Tensor x, int[2] output_size) -> (Tensor, Tensor)");
-  m.def("adaptive_max_pool3d(Tensor x, int[3] output_size) -> (Tensor, Tensor)");
+  m.def(fxpass::opaque("adaptive_avg_pool1d(Tensor x, int[1] output_size) -> Tensor"));
+  m.def(fxpass::opaque("adaptive_avg_pool2d(Tensor x, int[2] output_size) -> Tensor"));
+  m.def(fxpass::opaque("adaptive_avg_pool3d(Tensor x, int[3] output_size) -> Tensor"));
+  m.def(fxpass::opaque("adaptive_max_pool1d(Tensor x, int[1] output_size) -> (Tensor, Tensor)"));
+  m.def(fxpass::opaque("adaptive_max_pool2d(Tensor x, int[2] output_size) -> (Tensor, Tensor)"));
+  m.def(fxpass::opaque("adaptive_max_pool3d(Tensor x, int[3] output_size) -> (Tensor, Tensor)"));
 }
 
 FXPASS_REGISTER("adaptive_avg_pool1d", adaptive_avg_pool<at::adaptive_avg_pool1d>)

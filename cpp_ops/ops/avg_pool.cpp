@@ -5,6 +5,7 @@
 #include <torch/library.h>
 
 #include "ops/node.h"
+#include "ops/schema.h"
 #include "ops/swap.h"
 
 namespace fxpass {
@@ -37,14 +38,14 @@ at::Tensor avg_pool3d(const at::Tensor& x, at::IntArrayRef kernel_size, at::IntA
 
 TORCH_LIBRARY_FRAGMENT(fxpass, m) {
   m.def(
-      "avg_pool1d(Tensor x, int[1] kernel_size, int[1] stride=[], int[1] padding=0, "
-      "bool ceil_mode=False, bool count_include_pad=True) -> Tensor");
-  m.def(
+      fxpass::opaque("avg_pool1d(Tensor x, int[1] kernel_size, int[1] stride=[], int[1] padding=0, "
+                     "bool ceil_mode=False, bool count_include_pad=True) -> Tensor"));
+  m.def(fxpass::opaque(
       "avg_pool2d(Tensor x, int[2] kernel_size, int[2] stride=[], int[2] padding=0, "
-      "bool ceil_mode=False, bool count_include_pad=True, int? divisor_override=None) -> Tensor");
-  m.def(
+      "bool ceil_mode=False, bool count_include_pad=True, int? divisor_override=None) -> Tensor"));
+  m.def(fxpass::opaque(
       "avg_pool3d(Tensor x, int[3] kernel_size, int[3] stride=[], int[3] padding=0, "
-      "bool ceil_mode=False, bool count_include_pad=True, int? divisor_override=None) -> Tensor");
+      "bool ceil_mode=False, bool count_include_pad=True, int? divisor_override=None) -> Tensor"));
 }
 
 FXPASS_REGISTER("avg_pool1d", avg_pool1d)

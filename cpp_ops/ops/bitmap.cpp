@@ -5,6 +5,7 @@
 #include <torch/library.h>
 
 #include "ops/node.h"
+#include "ops/schema.h"
 #include "saved/bitmap.h"
 #include "saved/codec.h"
 
@@ -50,7 +51,7 @@ at::Tensor bitmap_unpack(const at::Tensor& bits, const at::Tensor& values, at::I
 }
 
 TORCH_LIBRARY_FRAGMENT(fxpass, m) {
-  m.def("bitmap(Tensor x) -> __torch__.torch.classes.fxpass.Saved");
+  m.def(fxpass::opaque("bitmap(Tensor x) -> __torch__.torch.classes.fxpass.Saved"));
   m.def("bitmap_pack(Tensor x) -> (Tensor, Tensor)");
   m.def("bitmap_unpack(Tensor bits, Tensor values, int[] sizes, int[] strides) -> Tensor");
 }

@@ -10,6 +10,7 @@
 #include "ops/autocast.h"
 #include "ops/node.h"
 #include "ops/pad.h"
+#include "ops/schema.h"
 #include "saved/codec.h"
 #include "saved/shape_only.h"
 
@@ -243,34 +244,35 @@ FXPASS_EAGER_CONV_TRANSPOSE(conv_transpose1d)
 FXPASS_EAGER_CONV_TRANSPOSE(conv_transpose2d)
 FXPASS_EAGER_CONV_TRANSPOSE(conv_transpose3d)
 
-#define FXPASS_CONV(NAME, N)                                                                \
-  TORCH_LIBRARY_FRAGMENT(fxpass, m) {                                                       \
-    m.def(#NAME                                                                             \
-          "(Tensor x, __torch__.torch.classes.fxpass.Saved? saved, Tensor weight, "         \
-          "Tensor? bias=None, int[" #N "] stride=1, int[" #N "] padding=0, int[" #N         \
-          "] dilation=1, int groups=1) -> Tensor");                                         \
-    m.def(#NAME                                                                             \
-          ".padding(Tensor x, __torch__.torch.classes.fxpass.Saved? saved, Tensor weight, " \
-          "Tensor? bias=None, int[" #N "] stride=1, str padding='valid', int[" #N           \
-          "] dilation=1, int groups=1) -> Tensor");                                         \
-  }                                                                                         \
-  FXPASS_REGISTER(#NAME, (conv<N, eager_##NAME>))                                           \
-  FXPASS_REGISTER(#NAME ".padding", (conv_padding<N, eager_padding_##NAME>))                \
-  FXPASS_AUTOCAST_LOWER_PRECISION(#NAME, (conv<N, eager_##NAME>))                           \
+#define FXPASS_CONV(NAME, N)                                                                       \
+  TORCH_LIBRARY_FRAGMENT(fxpass, m) {                                                              \
+    m.def(fxpass::opaque(#NAME                                                                     \
+                         "(Tensor x, __torch__.torch.classes.fxpass.Saved? saved, Tensor weight, " \
+                         "Tensor? bias=None, int[" #N "] stride=1, int[" #N "] padding=0, int[" #N \
+                         "] dilation=1, int groups=1) -> Tensor"));                                \
+    m.def(fxpass::opaque(                                                                          \
+        #NAME                                                                                      \
+        ".padding(Tensor x, __torch__.torch.classes.fxpass.Saved? saved, Tensor weight, "          \
+        "Tensor? bias=None, int[" #N "] stride=1, str padding='valid', int[" #N                    \
+        "] dilation=1, int groups=1) -> Tensor"));                                                 \
+  }                                                                                                \
+  FXPASS_REGISTER(#NAME, (conv<N, eager_##NAME>))                                                  \
+  FXPASS_REGISTER(#NAME ".padding", (conv_padding<N, eager_padding_##NAME>))                       \
+  FXPASS_AUTOCAST_LOWER_PRECISION(#NAME, (conv<N, eager_##NAME>))                                  \
   FXPASS_AUTOCAST_LOWER_PRECISION(#NAME ".padding", (conv_padding<N, eager_padding_##NAME>))
 
 FXPASS_CONV(conv1d, 1)
 FXPASS_CONV(conv2d, 2)
 FXPASS_CONV(conv3d, 3)
 
-#define FXPASS_CONV_TRANSPOSE(NAME, N)                                              \
-  TORCH_LIBRARY_FRAGMENT(fxpass, m) {                                               \
-    m.def(#NAME                                                                     \
-          "(Tensor x, __torch__.torch.classes.fxpass.Saved? saved, Tensor weight, " \
-          "Tensor? bias=None, int[" #N "] stride=1, int[" #N "] padding=0, int[" #N \
-          "] output_padding=0, int groups=1, int[" #N "] dilation=1) -> Tensor");   \
-  }                                                                                 \
-  FXPASS_REGISTER(#NAME, (conv_transpose<N, eager_##NAME>))                         \
+#define FXPASS_CONV_TRANSPOSE(NAME, N)                                                             \
+  TORCH_LIBRARY_FRAGMENT(fxpass, m) {                                                              \
+    m.def(fxpass::opaque(#NAME                                                                     \
+                         "(Tensor x, __torch__.torch.classes.fxpass.Saved? saved, Tensor weight, " \
+                         "Tensor? bias=None, int[" #N "] stride=1, int[" #N "] padding=0, int[" #N \
+                         "] output_padding=0, int groups=1, int[" #N "] dilation=1) -> Tensor"));  \
+  }                                                                                                \
+  FXPASS_REGISTER(#NAME, (conv_transpose<N, eager_##NAME>))                                        \
   FXPASS_AUTOCAST_LOWER_PRECISION(#NAME, (conv_transpose<N, eager_##NAME>))
 
 FXPASS_CONV_TRANSPOSE(conv_transpose1d, 1)

@@ -6,6 +6,7 @@
 #include <torch/library.h>
 
 #include "ops/node.h"
+#include "ops/schema.h"
 #include "ops/swap.h"
 
 namespace fxpass {
@@ -26,7 +27,7 @@ at::Tensor stochastic_depth_noise(const at::Tensor& x, double p, bool by_row) {
 
 TORCH_LIBRARY_FRAGMENT(fxpass, m) {
   m.def("pack_noise(Tensor(a) y) -> Tensor(a)");
-  m.def("stochastic_depth_noise(Tensor x, float p, bool by_row) -> Tensor",
+  m.def(fxpass::opaque("stochastic_depth_noise(Tensor x, float p, bool by_row) -> Tensor"),
         {at::Tag::nondeterministic_seeded});
 }
 

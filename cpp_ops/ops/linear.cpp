@@ -6,6 +6,7 @@
 
 #include "ops/autocast.h"
 #include "ops/node.h"
+#include "ops/schema.h"
 #include "ops/swap.h"
 
 namespace fxpass {
@@ -21,8 +22,8 @@ at::Tensor linear(const at::Tensor& x, const std::optional<SavedPtr>& handle,
 
 TORCH_LIBRARY_FRAGMENT(fxpass, m) {
   m.def(
-      "linear(Tensor x, __torch__.torch.classes.fxpass.Saved? saved, Tensor weight, "
-      "Tensor? bias=None) -> Tensor");
+      fxpass::opaque("linear(Tensor x, __torch__.torch.classes.fxpass.Saved? saved, Tensor weight, "
+                     "Tensor? bias=None) -> Tensor"));
 }
 
 FXPASS_REGISTER("linear", linear)

@@ -9,6 +9,7 @@
 #include "ops/node.h"
 #include "ops/relu.h"
 #include "ops/relu_max_pool3d.h"
+#include "ops/schema.h"
 #include "ops/swap.h"
 #include "saved/codec.h"
 
@@ -113,9 +114,11 @@ at::Tensor relu_max_pool(const at::Tensor& x, at::IntArrayRef kernel_size, at::I
 
 #define FXPASS_MAX_POOL(N)                                                               \
   TORCH_LIBRARY_FRAGMENT(fxpass, m) {                                                    \
-    m.def("max_pool" #N "d" FXPASS_POOL_ARGS(N) ") -> Tensor");                          \
-    m.def("max_pool" #N "d_with_indices" FXPASS_POOL_ARGS(N) ") -> (Tensor, Tensor)");   \
-    m.def("relu_max_pool" #N "d" FXPASS_POOL_ARGS(N) ", bool inplace=False) -> Tensor"); \
+    m.def(fxpass::opaque("max_pool" #N "d" FXPASS_POOL_ARGS(N) ") -> Tensor"));          \
+    m.def(fxpass::opaque("max_pool" #N                                                   \
+                         "d_with_indices" FXPASS_POOL_ARGS(N) ") -> (Tensor, Tensor)")); \
+    m.def(fxpass::opaque("relu_max_pool" #N                                              \
+                         "d" FXPASS_POOL_ARGS(N) ", bool inplace=False) -> Tensor"));    \
   }                                                                                      \
   FXPASS_REGISTER("max_pool" #N "d", max_pool<N>)                                        \
   FXPASS_REGISTER("max_pool" #N "d_with_indices", with_indices<N>)                       \

@@ -5,6 +5,7 @@
 #include <torch/library.h>
 
 #include "ops/node.h"
+#include "ops/schema.h"
 #include "ops/swap.h"
 
 namespace fxpass {
@@ -19,8 +20,8 @@ at::Tensor mul(const at::Tensor& a, const std::optional<SavedPtr>& a_handle, con
 
 TORCH_LIBRARY_FRAGMENT(fxpass, m) {
   m.def(
-      "mul(Tensor a, __torch__.torch.classes.fxpass.Saved? a_saved, Tensor b, "
-      "__torch__.torch.classes.fxpass.Saved? b_saved) -> Tensor");
+      fxpass::opaque("mul(Tensor a, __torch__.torch.classes.fxpass.Saved? a_saved, Tensor b, "
+                     "__torch__.torch.classes.fxpass.Saved? b_saved) -> Tensor"));
 }
 
 FXPASS_REGISTER("mul", mul)

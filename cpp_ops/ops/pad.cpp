@@ -7,6 +7,7 @@
 #include <torch/library.h>
 
 #include "ops/node.h"
+#include "ops/schema.h"
 #include "ops/swap.h"
 #include "saved/codec.h"
 #include "saved/rerun.h"
@@ -35,9 +36,9 @@ std::tuple<at::Tensor, SavedPtr> pad(const at::Tensor& x, const std::optional<Sa
 namespace {
 
 TORCH_LIBRARY_FRAGMENT(fxpass, m) {
-  m.def(
+  m.def(fxpass::opaque(
       "pad(Tensor x, __torch__.torch.classes.fxpass.Saved? saved, int[] pad, str mode='constant', "
-      "float? value=None, int dims=0) -> (Tensor, __torch__.torch.classes.fxpass.Saved)");
+      "float? value=None, int dims=0) -> (Tensor, __torch__.torch.classes.fxpass.Saved)"));
 }
 
 FXPASS_REGISTER("pad", pad)

@@ -9,6 +9,7 @@
 #include <torch/library.h>
 
 #include "ops/node.h"
+#include "ops/schema.h"
 #include "saved/bitmap.h"
 #include "saved/codec.h"
 #include "saved/mask.h"
@@ -104,7 +105,7 @@ std::tuple<at::Tensor, SavedPtr> relu_(at::Tensor x) {
 namespace {
 
 TORCH_LIBRARY_FRAGMENT(fxpass, m) {
-  m.def("relu(Tensor x) -> (Tensor, __torch__.torch.classes.fxpass.Saved)");
+  m.def(fxpass::opaque("relu(Tensor x) -> (Tensor, __torch__.torch.classes.fxpass.Saved)"));
   m.def("relu_(Tensor(a!) x) -> (Tensor(a!), __torch__.torch.classes.fxpass.Saved)");
 }
 

@@ -13,6 +13,7 @@
 #include "ops/autocast.h"
 #include "ops/max_pool2d.h"
 #include "ops/node.h"
+#include "ops/schema.h"
 #include "saved/activations.h"
 #include "saved/rerun.h"
 
@@ -162,29 +163,36 @@ at::Tensor avg_pool1d(const at::Tensor& x, at::IntArrayRef kernel_size, at::IntA
 #define FXPASS_SAVED "__torch__.torch.classes.fxpass.Saved"
 
 TORCH_LIBRARY_FRAGMENT(fxpass, m) {
-  m.def("bind(" FXPASS_SAVED " saved, Tensor value, " FXPASS_SAVED
-        "? otherwise=None) -> " FXPASS_SAVED);
-  m.def("rerun_activation(Tensor x, " FXPASS_SAVED
-        "? saved, str name, float[] args, bool dense) -> " FXPASS_SAVED);
-  m.def("rerun_add(Tensor a, " FXPASS_SAVED "? a_saved, bool a_dense, Tensor b, " FXPASS_SAVED
-        "? b_saved, bool b_dense, Scalar alpha=1) -> " FXPASS_SAVED);
-  m.def("rerun_mul(Tensor a, " FXPASS_SAVED "? a_saved, bool a_dense, Tensor b, " FXPASS_SAVED
-        "? b_saved, bool b_dense) -> " FXPASS_SAVED);
-  m.def("rerun_cat(Tensor[] tensors, " FXPASS_SAVED "?[] saved, int dim=0) -> " FXPASS_SAVED);
-  m.def("rerun_contiguous(Tensor x, " FXPASS_SAVED "? saved, bool dense) -> " FXPASS_SAVED);
-  m.def("rerun_softmax(Tensor x, " FXPASS_SAVED
-        "? saved, int dim, bool log, bool dense) -> " FXPASS_SAVED);
-  m.def("rerun_glu(Tensor x, " FXPASS_SAVED "? saved, int dim, bool dense) -> " FXPASS_SAVED);
-#define FXPASS_RERUN_POOL(N)                                                            \
-  m.def("rerun_max_pool" #N "d(Tensor x, " FXPASS_SAVED "? saved, int[" #N              \
-        "] kernel_size, int[" #N "] stride=[], int[" #N "] padding=0, int[" #N          \
-        "] dilation=1, bool ceil_mode=False, bool fused_relu=False, bool dense=False) " \
-        "-> " FXPASS_SAVED);
-#define FXPASS_RERUN_AVG_POOL(N)                                                                \
-  m.def("rerun_avg_pool" #N "d(Tensor x, " FXPASS_SAVED "? saved, int[" #N                      \
-        "] kernel_size, int[" #N "] stride, int[" #N                                            \
-        "] padding, bool ceil_mode, bool count_include_pad, int? divisor_override, bool dense)" \
-        " -> " FXPASS_SAVED);
+  m.def(fxpass::opaque("bind(" FXPASS_SAVED " saved, Tensor value, " FXPASS_SAVED
+                       "? otherwise=None) -> " FXPASS_SAVED));
+  m.def(fxpass::opaque("rerun_activation(Tensor x, " FXPASS_SAVED
+                       "? saved, str name, float[] args, bool dense) -> " FXPASS_SAVED));
+  m.def(fxpass::opaque("rerun_add(Tensor a, " FXPASS_SAVED
+                       "? a_saved, bool a_dense, Tensor b, " FXPASS_SAVED
+                       "? b_saved, bool b_dense, Scalar alpha=1) -> " FXPASS_SAVED));
+  m.def(fxpass::opaque("rerun_mul(Tensor a, " FXPASS_SAVED
+                       "? a_saved, bool a_dense, Tensor b, " FXPASS_SAVED
+                       "? b_saved, bool b_dense) -> " FXPASS_SAVED));
+  m.def(fxpass::opaque("rerun_cat(Tensor[] tensors, " FXPASS_SAVED
+                       "?[] saved, int dim=0) -> " FXPASS_SAVED));
+  m.def(fxpass::opaque("rerun_contiguous(Tensor x, " FXPASS_SAVED
+                       "? saved, bool dense) -> " FXPASS_SAVED));
+  m.def(fxpass::opaque("rerun_softmax(Tensor x, " FXPASS_SAVED
+                       "? saved, int dim, bool log, bool dense) -> " FXPASS_SAVED));
+  m.def(fxpass::opaque("rerun_glu(Tensor x, " FXPASS_SAVED
+                       "? saved, int dim, bool dense) -> " FXPASS_SAVED));
+#define FXPASS_RERUN_POOL(N)                                                                      \
+  m.def(fxpass::opaque(                                                                           \
+      "rerun_max_pool" #N "d(Tensor x, " FXPASS_SAVED "? saved, int[" #N "] kernel_size, int[" #N \
+      "] stride=[], int[" #N "] padding=0, int[" #N                                               \
+      "] dilation=1, bool ceil_mode=False, bool fused_relu=False, bool dense=False) "             \
+      "-> " FXPASS_SAVED));
+#define FXPASS_RERUN_AVG_POOL(N)                                                                  \
+  m.def(fxpass::opaque(                                                                           \
+      "rerun_avg_pool" #N "d(Tensor x, " FXPASS_SAVED "? saved, int[" #N "] kernel_size, int[" #N \
+      "] stride, int[" #N                                                                         \
+      "] padding, bool ceil_mode, bool count_include_pad, int? divisor_override, bool dense)"     \
+      " -> " FXPASS_SAVED));
   FXPASS_RERUN_AVG_POOL(1)
   FXPASS_RERUN_AVG_POOL(2)
   FXPASS_RERUN_AVG_POOL(3)

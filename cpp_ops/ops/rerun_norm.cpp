@@ -9,6 +9,7 @@
 #include <torch/library.h>
 
 #include "ops/node.h"
+#include "ops/schema.h"
 #include "saved/rerun.h"
 
 namespace fxpass {
@@ -87,18 +88,19 @@ SavedPtr rerun_prelu(const at::Tensor& x, const Handle& handle, const at::Tensor
 #define FXPASS_SAVED "__torch__.torch.classes.fxpass.Saved"
 
 TORCH_LIBRARY_FRAGMENT(fxpass, m) {
-  m.def("rerun_layer_norm(Tensor x, " FXPASS_SAVED
-        "? saved, int[] normalized_shape, Tensor? weight, Tensor? bias, float eps, bool dense) "
-        "-> " FXPASS_SAVED);
-  m.def("rerun_group_norm(Tensor x, " FXPASS_SAVED
-        "? saved, int groups, Tensor? weight, Tensor? bias, float eps, bool dense) "
-        "-> " FXPASS_SAVED);
-  m.def("rerun_instance_norm(Tensor x, " FXPASS_SAVED
-        "? saved, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, "
-        "bool use_input_stats, float eps, bool dense) -> " FXPASS_SAVED);
-  m.def("rerun_prelu(Tensor x, " FXPASS_SAVED
-        "? saved, Tensor weight, bool dense) "
-        "-> " FXPASS_SAVED);
+  m.def(fxpass::opaque(
+      "rerun_layer_norm(Tensor x, " FXPASS_SAVED
+      "? saved, int[] normalized_shape, Tensor? weight, Tensor? bias, float eps, bool dense) "
+      "-> " FXPASS_SAVED));
+  m.def(fxpass::opaque("rerun_group_norm(Tensor x, " FXPASS_SAVED
+                       "? saved, int groups, Tensor? weight, Tensor? bias, float eps, bool dense) "
+                       "-> " FXPASS_SAVED));
+  m.def(fxpass::opaque(
+      "rerun_instance_norm(Tensor x, " FXPASS_SAVED
+      "? saved, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, "
+      "bool use_input_stats, float eps, bool dense) -> " FXPASS_SAVED));
+  m.def(fxpass::opaque("rerun_prelu(Tensor x, " FXPASS_SAVED "? saved, Tensor weight, bool dense) "
+                       "-> " FXPASS_SAVED));
 }
 
 FXPASS_REGISTER("rerun_layer_norm", rerun_layer_norm)

@@ -74,6 +74,13 @@ class ArgPattern:
             _unfold(kwargs, "input", value_of),
         )
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether every tensor is an argument itself, and none is inside a list, dict or tuple."""
+        args, kwargs = self.key
+        items = (*args[1:], *kwargs[2:])
+        return not any(key is not _TENSOR and _holds_tensor(key) for key in items)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ArgPattern) and self.key == other.key
 
@@ -137,6 +144,10 @@ def _unfold(key: Any, name: str, value_of: Callable[[str], Any]) -> Any:
     if issubclass(kind, tuple) or kind is slice:
         return kind(*_children(rest, name, value_of))
     return rest[0]
+
+
+def _holds_tensor(key: Any) -> bool:
+    return key is _TENSOR or (isinstance(key, tuple) and any(map(_holds_tensor, key)))
 
 
 def _children(keys: list[Any], name: str, value_of: Callable[[str], Any]) -> Iterator[Any]:

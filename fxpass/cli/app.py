@@ -112,6 +112,29 @@ def verify(
         print(json.dumps(asdict(report)) if as_json else report)
 
 
+@app.command(
+    epilog="Example: fxpass export torchvision.models:resnet18 --batch 2 --image 64 -o resnet18.pt"
+)
+def export(
+    model: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    batch: Batch = 8,
+    image: Image = "224",
+    dtype: DType = "float32",
+    channels_last: ChannelsLast = False,
+    threads: Threads = None,
+    train: Train = True,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write the model as TorchScript that trains without Python."""
+    with in_one_line(debug):
+        target = _target(model, batch, image, dtype, channels_last, threads, train)
+        fxpass.export_torchscript(fxpass.compile(target.model, (target.images,)), output)
+        found = {"path": str(output), "bytes": output.stat().st_size}
+        print(json.dumps(found) if as_json else "{path}: {bytes:,} bytes".format(**found))
+
+
 app.command(
     "sweep",
     epilog="Example: fxpass sweep torchvision.models:resnet18 --batches 1,2,4 --images 64,128 "

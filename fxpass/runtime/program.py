@@ -6,9 +6,6 @@ when it runs. Nothing is copied into a GraphModule, so what the user assigns lat
 
 from __future__ import annotations
 
-import itertools
-import linecache
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, Protocol
@@ -17,8 +14,7 @@ from torch import nn
 from torch.fx import Graph, Node
 
 from fxpass.edges import origins_of, set_origins
-
-_COUNTER = itertools.count()
+from fxpass.runtime.source import as_function
 
 
 class Watch(Protocol):
@@ -64,7 +60,7 @@ class Program:
                 set_origins(called, origins_of(node))
                 node.replace_all_uses_with(called)
                 graph.erase_node(node)
-        self.source, self._function = self._python(graph)
+        self.source, self._function = as_function(graph, type(module).__name__)
 
     def __call__(self, values: Sequence[Any]) -> Any:
         """Runs the graph on the values of its placeholders."""
@@ -76,18 +72,6 @@ class Program:
             return self._watched(watch)(self._module, *values)
         finally:
             watch.before(caller)
-
-    def _python(self, graph: Graph) -> tuple[str, Callable[..., Any]]:
-        """A graph as Python source, and as the function that it defines."""
-        code = graph.python_code("self")
-        filename = f"<fxpass {type(self._module).__name__} {next(_COUNTER)}>"
-        lines = code.src.splitlines(keepends=True)
-        linecache.cache[filename] = (len(code.src), None, lines, filename)
-        namespace: dict[str, Any] = dict(code.globals)
-        exec(compile(code.src, filename, "exec"), namespace)
-        function = namespace.pop("forward")  # in its own globals it would be a cycle
-        weakref.finalize(function, linecache.cache.pop, filename, None)
-        return code.src, function
 
     def _watched(self, watch: Watch) -> Callable[..., Any]:
         """The same function with the watch told before and after each call."""
@@ -102,7 +86,7 @@ class Program:
                     graph.call_function(before, (number,))
                 with graph.inserting_after(node):
                     graph.call_function(after, (number, node))
-        return self._python(graph)[1]
+        return as_function(graph, type(self._module).__name__)[1]
 
 
 class _Named:

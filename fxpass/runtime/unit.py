@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.fx import Graph
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -33,6 +34,10 @@ class Lower(Protocol):
 
     def __call__(self, capture: Capture) -> Plan:
         """Does it."""
+
+
+TensorForm = tuple[tuple[int, ...], torch.dtype]
+"""The shape and dtype of a tensor."""
 
 
 class IsCompiled:
@@ -56,6 +61,7 @@ class Unit:
         self._children: dict[nn.Module, Unit] = {}
         self._latest: _Compiled | None = None
         self._lock = threading.RLock()
+        self.example: tuple[ArgPattern, list[TensorForm]] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the module as nn.Module.__call__ does, its forward replaced by `run`."""
@@ -73,6 +79,9 @@ class Unit:
             if not _takes(self.module.forward, args, kwargs):
                 return self.module.forward(*args, **kwargs)  # raises Python's own error
             found = self.find(pattern)
+            self.note(pattern, values)
+        elif self.example is None:
+            self.note(pattern, values)
         if isinstance(found, _Compiled):
             self._latest = found
             return found.program(values)
@@ -85,6 +94,10 @@ class Unit:
             with self._lock:  # Another thread may have made it by now.
                 found = self._fitting(pattern) or self._make(pattern)
         return found
+
+    def note(self, pattern: ArgPattern, values: Sequence[Tensor]) -> None:
+        """Takes a call for the example of those to come: what an exported model says it takes."""
+        self.example = pattern, [(tuple(value.shape), value.dtype) for value in values]
 
     def child(self, module: nn.Module) -> Callable[..., Any]:
         """What to call instead of a submodule: its unit, the same one at every call."""

@@ -1,0 +1,5 @@
+"""A compiled model as a file that trains without Python; see collect.py for what is written."""
+
+from fxpass.export.export import export_torchscript
+
+__all__ = ["export_torchscript"]
