@@ -1,5 +1,8 @@
 """What cpp_ops/python/module.cpp binds."""
 
+OP_VERSION: int
+"""See cpp_ops/op_version.h."""
+
 class memory:
     """See cpp_ops/memory/tracker.h."""
 

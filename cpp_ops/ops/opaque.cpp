@@ -9,13 +9,10 @@
 // kilobytes for each.
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/jit/runtime/operator.h>
-#include <torch/library.h>
 
 #include <algorithm>
 #include <string>
 #include <vector>
-
-#include "op_version.h"
 
 namespace {
 
@@ -64,7 +61,3 @@ void register_twins() {
 const bool registered = (register_twins(), true);
 
 }  // namespace
-
-TORCH_LIBRARY_FRAGMENT(fxpass, m) {
-  m.def("op_version() -> int", [] { return fxpass::kOpVersion; });
-}

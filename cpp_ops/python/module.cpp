@@ -2,9 +2,12 @@
 
 #include <pybind11/pybind11.h>
 
+#include "op_version.h"
+
 void bind_memory(pybind11::module_& m);
 
 PYBIND11_MODULE(_C, m) {
-  m.doc() = "Native parts of fxpass: the memory tracker.";
+  m.doc() = "Native parts of fxpass: the memory tracker, the operators' version.";
+  m.attr("OP_VERSION") = fxpass::kOpVersion;
   bind_memory(m);
 }

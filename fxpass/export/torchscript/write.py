@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from fxpass import _C
 from fxpass._progress import progress
 from fxpass.export.collect import Trainable
 from fxpass.export.torchscript.opaque import make_opaque
@@ -79,7 +80,7 @@ def _metadata(trainable: Trainable) -> dict[str, Any]:
     return {
         "fxpass": version("fxpass"),
         "torch": torch.__version__,
-        "op_version": torch.ops.fxpass.op_version(),
+        "op_version": _C.OP_VERSION,
         "model": type(trainable.model).__name__,
         "inputs": inputs,
         "plan": json.loads(trainable.plan.to_json()),
