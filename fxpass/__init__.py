@@ -2,6 +2,7 @@
 
 from fxpass import _library as _library
 from fxpass import bitmap, memory
+from fxpass._library import cmake_prefix_path
 from fxpass.compile import compile
 from fxpass.errors import BudgetError, ExportError, FxpassError, MismatchError, TraceError
 from fxpass.inspect import Profile, SavedTensor, Timeline, profile
@@ -19,6 +20,7 @@ __all__ = [
     "Timeline",
     "TraceError",
     "bitmap",
+    "cmake_prefix_path",
     "compile",
     "memory",
     "profile",
