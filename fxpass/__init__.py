@@ -2,6 +2,7 @@
 
 from fxpass import _library as _library
 from fxpass import bitmap, memory
+from fxpass._library import cmake_prefix_path
 from fxpass.compile import compile
 from fxpass.errors import BudgetError, ExportError, FxpassError, MismatchError, TraceError
 from fxpass.export import export_torchscript
@@ -20,6 +21,7 @@ __all__ = [
     "Timeline",
     "TraceError",
     "bitmap",
+    "cmake_prefix_path",
     "compile",
     "export_torchscript",
     "memory",

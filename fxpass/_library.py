@@ -16,6 +16,10 @@ except ImportError as error:
         "`pip install --no-build-isolation .` from the repository"
     ) from error
 
-torch.ops.load_library(str(Path(_C.__file__).parent / "libfxpass_ops.so"))
+_FOLDER = Path(_C.__file__).parent
+torch.ops.load_library(str(_FOLDER / "libfxpass_ops.so"))
+
+cmake_prefix_path = str(_FOLDER / "share" / "cmake")
+"""What CMAKE_PREFIX_PATH must hold for `find_package(fxpass)` to find this package."""
 
 from fxpass import _fake  # noqa: E402, F401 (needs the operators)

@@ -20,7 +20,8 @@ operators() { # operators NAME SANITIZERS LIBRARY TESTS...: a package of its own
   local name=$1 sanitizers=$2 library=$3
   shift 3
   cmake -S . -B "build/$name" -G Ninja -DFXPASS_SANITIZE="$sanitizers" \
-    -DCMAKE_BUILD_TYPE=RelWithDebInfo -DPython_EXECUTABLE="$(command -v python)" \
+    -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFXPASS_PYTHON=ON \
+    -DPython_EXECUTABLE="$(command -v python)" \
     -Dpybind11_DIR="$(python -m pybind11 --cmakedir)" >/dev/null
   cmake --build "build/$name"
   rm -rf "build/$name-root"

@@ -11,7 +11,9 @@ need() { # need PACKAGE TEST...: PACKAGE is missing unless the test succeeds
 }
 python=${PYTHON:-python3.11}
 has_headers() { "$python" -c 'import os, sysconfig; assert os.path.exists(sysconfig.get_path("include") + "/Python.h")'; }
-has_doctest() { [ -e /usr/include/doctest/doctest.h ] || [ -e /usr/local/include/doctest/doctest.h ]; }
+has_header() { # has_header FILE
+  [ -e "/usr/include/$1" ] || [ -e "/usr/local/include/$1" ]
+}
 
 if ! command -v "$python" >/dev/null; then
   echo "fxpass needs Python 3.11: install it, or say where it is: make PYTHON=/path/to/python3.11" >&2
@@ -20,7 +22,9 @@ fi
 need g++ command -v "${CXX:-c++}"
 need python3-venv "$python" -c 'import venv, ensurepip'
 need python3-dev has_headers
-need doctest-dev has_doctest
+need doctest-dev has_header doctest/doctest.h
+need libcli11-dev has_header CLI/CLI.hpp # for fxpass-train, as the next one
+need nlohmann-json3-dev has_header nlohmann/json.hpp
 need chromium command -v chromium # the tests look at the HTML report in a real browser
 if [ "$(uname -m)" != aarch64 ]; then # the NEON kernels are cross-compiled and run under qemu
   need g++-aarch64-linux-gnu command -v aarch64-linux-gnu-g++
