@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from _exact import recordings, weighted
 from _exported import Loaded, Unpacks, exported
+from _twins import saved_bytes
 from torch import Tensor, nn
 
 import fxpass
@@ -96,6 +97,27 @@ def test_the_mode_is_the_loaded_modules(tmp_path):
         assert torch.equal(script(IMAGES), expected)
         assert torch.equal(script.infer(IMAGES), copy.deepcopy(model).eval()(IMAGES))
     assert not script.infer(IMAGES).requires_grad
+
+
+def test_a_model_exported_in_evaluation_mode_trains(tmp_path):
+    model = small().eval()
+    script = exported(fxpass.compile(model), tmp_path)
+    assert not script.training
+    torch.manual_seed(3)
+    expected = copy.deepcopy(model).train()(IMAGES)
+    torch.manual_seed(3)
+    assert torch.equal(script.train()(IMAGES), expected)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_it_keeps_what_the_compiled_model_keeps(training, tmp_path):
+    model = small().train(training)
+    compiled = fxpass.compile(model)
+    loaded = Loaded(exported(compiled, tmp_path)).train(training)
+    images = torch.randn(8, 3, 16, 16)
+    for _ in range(4):
+        assert saved_bytes(loaded, images) == saved_bytes(compiled, images)
+    assert saved_bytes(compiled, images) < 0.6 * saved_bytes(model, images)
 
 
 def test_a_frozen_batch_norm_stays_frozen(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from fxpass._progress import progress
 from fxpass.export.collect import collect
 from fxpass.export.torchscript import write
 from fxpass.runtime.module import CompiledModule
@@ -56,4 +57,8 @@ def export_torchscript(compiled: CompiledModule, path: str | os.PathLike[str]) -
         raise FileNotFoundError(
             f"fxpass.export_torchscript: no directory {os.path.dirname(path)!r} to write to"
         )
-    write(collect(compiled), path)
+    with progress(2) as begin:
+        begin("tracing")
+        trainable = collect(compiled)
+        begin("scripting")
+        write(trainable, path)

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from fxpass import _C
-from fxpass._progress import progress
 from fxpass.export.collect import Trainable
 from fxpass.export.torchscript.opaque import make_opaque
 from fxpass.export.torchscript.script import scripted
@@ -36,14 +35,12 @@ def write(trainable: Trainable, path: str) -> None:
         "forward_eval": trainable.eval,
         "infer_graph": trainable.infer,
     }
-    with progress(2) as begin, _without_deprecation():
-        begin("scripting")
+    with _without_deprecation():
         module = scripted(trainable.model, {name: mode.graph for name, mode in modes.items()})
         for name, mode in modes.items():
             make_opaque(getattr(module, name).graph, mode.training)
         module.define(_methods(module, [tensor.name for tensor in trainable.inputs]))
         module.train(trainable.model.training)
-        begin("writing")
         _save(module, path, {_METADATA: json.dumps(_metadata(trainable), indent=1)})
 
 
