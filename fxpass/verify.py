@@ -4,7 +4,7 @@
     print(report)        # gradients identical: 32 of 32 tensors ...
 
 The comparison itself, and what it compares, is in `fxpass/_oracle.py`; how the op to blame is
-found in `fxpass/_bisect.py`.
+found in `fxpass/culprit`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from typing import Any
 
 from torch import nn
 
-from fxpass._advice import explained
-from fxpass._bisect import bisect
 from fxpass._checks import require_values
 from fxpass._oracle import (
     Difference,
@@ -32,6 +30,7 @@ from fxpass._oracle import (
 )
 from fxpass._progress import progress
 from fxpass.compile import compile
+from fxpass.culprit import bisect, explained
 from fxpass.errors import MismatchError
 from fxpass.runtime.module import CompiledModule
 

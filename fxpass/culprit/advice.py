@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fxpass._bisect import Culprit, Finding
+from fxpass.culprit.bisect import Culprit, Finding
 from fxpass.runtime.module import CompiledModule
 
 

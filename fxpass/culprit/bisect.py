@@ -12,7 +12,7 @@
    go away is the edge. With that value dense, the whole model is compared again, and if it still
    differs the search goes on for the next.
 
-Each search takes about log2 of the number of ops of trials; see _trials.py for a trial. A kernel
+Each search takes about log2 of the number of ops of trials; see trials.py for a trial. A kernel
 that is wrong by accident, now and then, may lead it to an op that is not to blame.
 """
 
@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fxpass._oracle import Loop
-from fxpass._trials import Group, Trials
+from fxpass.culprit.trials import Group, Trials
 from fxpass.plan import Choice, Plan, Recipe
 from fxpass.runtime.module import CompiledModule
 
