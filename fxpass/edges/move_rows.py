@@ -113,7 +113,7 @@ ROWS: tuple[Op, ...] = (
     Op(
         "pad",
         {"input": None, "pad": None, "mode": "constant", "value": None},
-        functions=(F.pad,),
+        functions=(F.pad, torch._C._nn.pad),
         saves_input=True,
         reads_saved=False,
         cheap=True,
