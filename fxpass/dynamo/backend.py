@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 from torch.fx import Graph, GraphModule
 
-from fxpass.dynamo.facts import facts_of
+from fxpass.dynamo.checkpoint import replace_checkpoints
+from fxpass.dynamo.facts import facts_of, transformed
 from fxpass.edges import find_edges
 from fxpass.plan import free_plan
 from fxpass.rewrite import rewrite
@@ -36,9 +37,15 @@ def backend(
             f'torch.compile(backend="fxpass"): expected neither mode nor options, got {name}='
             f"{settings[name]!r}; this backend has none, leave {name} out"
         )
+    return _compiled(captured)
+
+
+def _compiled(captured: GraphModule) -> Callable[..., Any]:
+    replace_checkpoints(captured, _compiled)
     graph = _to_be_rewritten(captured.graph)
     modules = frozenset(str(node.target) for node in graph.find_nodes(op="call_module"))
     edges = find_edges(graph, captured, opaque=modules, facts=facts_of(graph))
+    edges = edges.without(transformed(graph))
     rewrite(edges, free_plan(edges))
     program = Program(captured, graph, {})
 

@@ -24,7 +24,7 @@ def facts_of(graph: Graph) -> Facts:
     examples = {node: _example(node) for node in graph.nodes}
     return Facts(
         tensors={node: isinstance(value, Tensor) for node, value in examples.items()},
-        weights=frozenset(filter(_is_weight, graph.find_nodes(op="placeholder"))),
+        weights=frozenset(filter(is_weight, graph.nodes)),
         elements={node: _elements(value) for node, value in examples.items()},
         regions=_regions(graph, examples),
     )
@@ -34,10 +34,12 @@ def _example(node: Node) -> Any:
     return node.meta.get("example_value")
 
 
-def _is_weight(placeholder: Node) -> bool:
+def is_weight(node: Node) -> bool:
     """Whether an input belongs to a module: Dynamo says of those that they stay where they are."""
-    notes = placeholder.meta.get("tensor_dict") or {}
-    is_parameter = isinstance(_example(placeholder), torch.nn.Parameter)
+    if node.op != "placeholder":
+        return False
+    notes = node.meta.get("tensor_dict") or {}
+    is_parameter = isinstance(_example(node), torch.nn.Parameter)
     return is_parameter or "_dynamo_static_input_type" in notes
 
 
@@ -63,6 +65,20 @@ def _regions(graph: Graph, examples: Mapping[Node, Any]) -> dict[Node, int]:
     regions, region = {}, 0
     for node in graph.nodes:
         if node.op == "call_function" and not _tensors(examples[node]):
-            region += getattr(node.target, "__module__", None) not in _WITHOUT_EFFECT
+            region += _home(node) not in _WITHOUT_EFFECT
         regions[node] = region
     return regions
+
+
+def transformed(graph: Graph) -> list[str]:
+    """The names of the nodes inside of `torch.func` transforms, where C++ autograd cannot go.
+
+    These begin and end by calls of functions of torch's functorch.
+    """
+    nodes = list(graph.nodes)
+    marks = [i for i, node in enumerate(nodes) if "functorch" in _home(node)]
+    return [node.name for node in nodes[marks[0] : marks[-1]]] if marks else []
+
+
+def _home(node: Node) -> str:
+    return getattr(node.target, "__module__", None) or "" if node.op == "call_function" else ""
