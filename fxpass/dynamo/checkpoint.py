@@ -4,9 +4,9 @@
     ->
     y = checkpoint(body of w, x, use_reentrant=False)
 
-Dynamo's operator is made for compilers that trace it. Run as it is, it recomputes dropout with other
-random numbers than eager, and saves the counters of batch norms that its own body then changes.
-Parameters and buffers, which Dynamo makes arguments of the body, are none of the user's arguments.
+Dynamo's operator is made for compilers that trace it. Run as it is, it recomputes dropout with
+other random numbers than eager, and saves the counters of batch norms that its own body then
+changes. Parameters and buffers, which Dynamo makes arguments of the body, are none of the user's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fxpass.dynamo.facts import is_weight
 
-_TAGGED = torch.ops.higher_order.tag_activation_checkpoint
+_TAGGED: Any = torch.ops.higher_order.tag_activation_checkpoint
 
 
 def replace_checkpoints(captured: GraphModule, compiled: Callable[[GraphModule], Any]) -> None:

@@ -81,7 +81,9 @@ class _FreePlanner:
             call = self.edges.calls.get(node)
             if _is_view(call):
                 continue  # the value it lies in has the recipe
-            if self.edges.facts.is_weight(node) and not any(node in saver.inputs for saver in savers):
+            if self.edges.facts.is_weight(node) and not any(
+                node in saver.inputs for saver in savers
+            ):
                 continue  # a weight, which is there anyway
             if node in self.fused:
                 continue  # it is never there
