@@ -27,6 +27,7 @@ ROWS: tuple[Op, ...] = (
             torch.split,
             torch.narrow,
             torch.unbind,
+            torch.unflatten,
             operator.getitem,
         ),
         methods=(
@@ -42,6 +43,7 @@ ROWS: tuple[Op, ...] = (
             "split",
             "narrow",
             "unbind",
+            "unflatten",
             "expand",
         ),
         shares_storage=True,
