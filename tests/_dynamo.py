@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from _exact import assert_exact
 from torch import Tensor, nn
 
+from bench.dynamo import InEager
+
 OF_DYNAMO = [
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
     pytest.mark.filterwarnings("ignore:.*Function'> should not be instantiated"),
@@ -20,17 +22,6 @@ OF_DYNAMO = [
 
 CHANNELS = 8
 X = torch.linspace(-2, 2, 4 * CHANNELS * 8 * 8).mul_(40).sin_().mul_(2).view(4, CHANNELS, 8, 8)
-
-
-class InEager(nn.Module):
-    """A model whose parameters have the names that torch.compile gives them."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self._orig_mod = model
-
-    def forward(self, *args: Any) -> Any:
-        return self._orig_mod(*args)
 
 
 def by_dynamo(model: nn.Module, **arguments: Any) -> Any:
