@@ -49,7 +49,7 @@ def activation_without_gradients(m, x):
     y = m.bn(m.a(x))
     with torch.no_grad():
         z = F.silu(y)
-    return m.b(z) + y
+    return m.b(z)
 
 
 def pool_without_gradients(m, x):
@@ -57,6 +57,13 @@ def pool_without_gradients(m, x):
     with torch.no_grad():
         z = F.max_pool2d(y, 2)
     return m.b(z)
+
+
+def pool_behind_a_relu_without_gradients(m, x):
+    y = m.a(x)
+    with torch.no_grad():
+        z = F.relu(y)
+    return m.b(F.max_pool2d(z, 2))
 
 
 def gradients_again(m, x):
@@ -110,7 +117,14 @@ def autocast_off_in_between(m, x):
 
 REGIONS = (
     *(relu_without_gradients, batch_norm_without_gradients, activation_without_gradients),
-    *(pool_without_gradients, gradients_again, a_mode_set_by_hand, inference, all_under_autocast),
+    *(
+        pool_without_gradients,
+        pool_behind_a_relu_without_gradients,
+        gradients_again,
+        a_mode_set_by_hand,
+        inference,
+        all_under_autocast,
+    ),
     *(activation_outside_of_autocast, activation_inside_of_autocast, autocast_off_in_between),
 )
 
@@ -315,13 +329,13 @@ def test_broken_graphs(forward):
 
 
 def test_a_view_of_an_input_written_to():
-    """Eager keeps nothing of y for `y + 1`; a handle on y would see the write to z."""
+    """Eager keeps nothing of y for `y + y`; a handle on y would see the write to z."""
 
     def forward(m, x):
         y = m.bn(m.a(x))
         z = y.view(-1)
         torch._dynamo.graph_break()
-        a = m.b(F.relu(y + 1))
+        a = m.b(F.relu(y + y))
         z += 1
         return a + m.c(y)
 

@@ -64,6 +64,4 @@ def _rewritten(captured: GraphModule, numbers: dict[int, float]) -> Program:
     edges = find_edges(graph, captured, opaque=modules, facts=facts_of(graph))
     edges = edges.without(transformed(graph))
     rewrite(edges, free_plan(edges))
-    for node in graph.nodes:
-        node.type = None  # an annotation would be evaluated by the generated code
     return Program(captured, graph, {})
