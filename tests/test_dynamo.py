@@ -34,6 +34,18 @@ def test_it_keeps_as_little_as_our_own_capture(arguments):
     assert_dynamo_exact(model, X)
 
 
+def test_the_sizes_that_dynamo_knows_make_the_plan():
+    def forward(m, x):
+        return m.b(F.relu(m.rows(x) + m.columns(x)))  # a row and a column make a whole image
+
+    model = Parts(forward)
+    model.rows, model.columns = nn.Conv2d(8, 8, (1, 8)), nn.Conv2d(8, 8, (8, 1))
+    compiled = by_dynamo(model)
+    output = compiled(X).nbytes
+    kept, own = (saved_bytes(m, X) - output for m in (compiled, fxpass.compile(model)))
+    assert kept < 0.5 * own
+
+
 @pytest.mark.parametrize("setting", [{"options": {"level": 3}}, {"mode": "reduce-overhead"}])
 def test_settings_that_it_does_not_have(setting):
     compiled = torch.compile(Parts(plain), backend="fxpass", **setting)
