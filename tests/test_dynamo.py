@@ -43,7 +43,7 @@ def test_the_sizes_that_dynamo_knows_make_the_plan():
     compiled = by_dynamo(model)
     output = compiled(X).nbytes
     kept, own = (saved_bytes(m, X) - output for m in (compiled, fxpass.compile(model)))
-    assert kept < 0.5 * own
+    assert kept < 0.6 * own
 
 
 @pytest.mark.parametrize("setting", [{"options": {"level": 3}}, {"mode": "reduce-overhead"}])
