@@ -30,10 +30,21 @@ def is_overridden(module: nn.Module) -> bool:
     return "forward" in module.__dict__ or module._compiled_call_impl is not None
 
 
+def is_wrapper(module: nn.Module) -> bool:
+    """Whether `module` only does something around the call of another, and computes nothing.
+
+    What it does (buffers are sent around, gradients prepared to be) is its own, at each call: there
+    is nothing to trace, and nothing is lost when it runs as it is and the other one is compiled.
+    """
+    return isinstance(module, (nn.parallel.DistributedDataParallel, nn.DataParallel))
+
+
 def is_leaf(module: nn.Module) -> bool:
     """Whether a call of `module` is one node: torch's own modules and TorchScript."""
     if isinstance(module, torch.jit.ScriptModule):
         return True
+    if is_wrapper(module):
+        return False
     home = type(module).__module__
     is_torchs = home.startswith(("torch.nn.", "torch.ao.nn."))
     return is_torchs and not isinstance(module, nn.Sequential)
