@@ -194,7 +194,7 @@ def _one_step(
         key = Key(step, kind, name)
         recording.values[key] = value_of(item, keep=key in keep)
 
-    parameters = dict(module.named_parameters()) if module else {}
+    parameters = dict(module.named_parameters()) if module is not None else {}
     for parameter in parameters.values():
         parameter.grad = None
     leaves = _fresh_leaves(inputs, loop.input_grads)
@@ -226,7 +226,7 @@ def _one_step(
                 note("input gradient", name, leaf.grad)
 
     recording.where = f"the end of step {step + 1}"
-    for name, buffer in module.named_buffers() if module else ():
+    for name, buffer in module.named_buffers() if module is not None else ():
         note("buffer", name, buffer)
     note("RNG state", "", torch.get_rng_state())
     for name, leaf in _named(leaves):

@@ -25,7 +25,7 @@ class preserved:
     """Puts everything that a training loop changes back as it was when the block began."""
 
     def __init__(self, module: nn.Module | None, inputs: Any = ()) -> None:
-        self._modules = list(module.modules()) if module else []
+        self._modules = list(module.modules()) if module is not None else []
         self._inputs = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
 
     def __enter__(self) -> None:

@@ -67,7 +67,7 @@ def assert_exact(
     compiled: Any = None,
 ) -> Any:
     """Fails unless the compiled model is eager's equal; returns it. `compiled`: if it is made."""
-    compiled = compiled or fxpass.compile(model)
+    compiled = fxpass.compile(model) if compiled is None else compiled
     loop = Loop(steps, loss_fn)
     with torch_threads(on_threads):
         torch.manual_seed(seed)

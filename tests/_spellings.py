@@ -108,6 +108,7 @@ EXAMPLES: dict[str, Example] = {
         own={
             "Flatten": (),
             "Unflatten": (1, (2, 3)),
+            "unflatten": (1, (2, 3)),
             "Identity": (),
             "reshape": ((-1,),),
             "view": (-1,),

@@ -4,6 +4,7 @@ import gc
 import os
 
 import pytest
+import torch
 from _threads import torch_threads
 from hypothesis import HealthCheck, settings
 
@@ -38,3 +39,11 @@ def no_garbage():
     gc.disable()
     yield
     gc.enable()
+
+
+@pytest.fixture
+def fresh_dynamo():
+    """Nothing that torch.compile has remembered of other tests, and nothing for those to come."""
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from _exact import assert_exact
 from torch import nn
 
 import fxpass
@@ -57,6 +58,19 @@ def test_explain_names_each_value_its_recipe_and_the_reason():
         assert choice.reason
         assert line.endswith(choice.reason)
     assert "the model returns it" in text
+
+
+def test_what_is_made_of_weights_alone_is_not_made_again():
+    class Weights(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = (nn.Parameter(torch.randn(4, 4)) for _ in range(2))
+
+        def forward(self, x):
+            return F.relu(x @ F.relu(self.a)) * torch.sigmoid(self.a + self.b)
+
+    compiled = assert_exact(Weights(), torch.randn(2, 4, 4))
+    assert compiled.plan.recipe("relu") is Recipe.DENSE
 
 
 def test_explain_before_any_trace_says_so():

@@ -21,7 +21,13 @@ from fxpass.capture.functions import leaf_functions, modules_with
 from fxpass.capture.guards import Guards
 from fxpass.capture.kinds import Kind, kind_of_function, kind_of_method, kind_of_module
 from fxpass.capture.losses import Stop, location_of_frame
-from fxpass.capture.modules import has_global_hooks, has_hooks, is_leaf, is_overridden
+from fxpass.capture.modules import (
+    has_global_hooks,
+    has_hooks,
+    is_leaf,
+    is_overridden,
+    is_wrapper,
+)
 from fxpass.capture.pattern import ArgPattern
 from fxpass.capture.snapshot import Snapshot
 from fxpass.capture.untraced import NoUntracedTensors, recording_assignments, without_modes
@@ -166,7 +172,7 @@ class Tracer(fx.Tracer):
         self.calls[m] += 1
         path = self._path(m)
         leaf = is_leaf(m)
-        if m in self._cut or (not leaf and (self.hooked(m) or is_overridden(m))):
+        if m in self._cut or is_wrapper(m) or (not leaf and (self.hooked(m) or is_overridden(m))):
             self.boundaries[path] = m
         elif leaf:
             self.leaves[path] = m

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from fxpass.capture.guards import Guards
 from fxpass.capture.losses import Loss, Lossy, Stop, location_of_error
-from fxpass.capture.modules import is_leaf, is_overridden
+from fxpass.capture.modules import is_leaf, is_overridden, is_wrapper
 from fxpass.capture.pattern import ArgPattern
 from fxpass.capture.snapshot import Snapshot
 from fxpass.capture.tracer import Tracer
@@ -50,7 +50,7 @@ class OwnForward:
     """No trace of `module` is believed: it runs its own Python forward.
 
     The last of `losses` is its own. There are none for a module of torch's with no children:
-    its forward is nothing but its op.
+    its forward is nothing but its op; and none for a wrapper, which has no op.
     """
 
     module: nn.Module
@@ -65,6 +65,8 @@ def capture_unit(
     A class that lost something more than a few times loses all its instances at once: a deep model
     of lossy blocks would otherwise be traced once for each of them.
     """
+    if is_wrapper(module):
+        return OwnForward(module, [])
     losses: list[Loss] = []
     boundaries: dict[nn.Module, None] = dict.fromkeys(cut)
     count: Counter[type] = Counter()

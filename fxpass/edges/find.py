@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 
 from fxpass.edges.calls import Call, as_call
+from fxpass.edges.facts import Facts
 
 
 class Edges:
@@ -26,6 +27,7 @@ class Edges:
         calls: the nodes that call an op of the table.
         root: the module whose submodules the graph calls.
         hooked: the paths of those that have hooks.
+        facts: what else is known of the values.
         known: `calls`, and the calls of such an op that are taken for unknown ones.
 
     """
@@ -36,17 +38,19 @@ class Edges:
         calls: dict[Node, Call],
         root: nn.Module,
         hooked: frozenset[str],
+        facts: Facts,
         unknown: Collection[str] = (),
     ) -> None:
         self.graph = graph
         self.calls = {node: call for node, call in calls.items() if node.name not in unknown}
         self.root = root
         self.hooked = hooked
+        self.facts = facts
         self.known = calls
 
     def without(self, names: Collection[str]) -> Edges:
         """The edges if the nodes of these names called ops that the table does not know."""
-        return Edges(self.graph, self.known, self.root, self.hooked, names)
+        return Edges(self.graph, self.known, self.root, self.hooked, self.facts, names)
 
     def storage(self, value: Node) -> list[Node]:
         """`value` and every later value that may lie in its storage, up to a write to it.
@@ -111,6 +115,8 @@ class Edges:
 
     def is_tensor(self, value: Node) -> bool:
         """Whether `value` is known to be a tensor, and one only."""
+        if value in self.facts.tensors:
+            return self.facts.tensors[value]
         if value.op == "get_attr":
             return isinstance(_attribute(self.root, str(value.target)), Tensor)
         call = self.known.get(value)
@@ -131,7 +137,9 @@ class Edges:
 
     def saves_input(self, call: Call) -> bool:
         """Whether the call saves what it reads; a product with a number keeps nothing."""
-        return call.op.saves_input and (call.op.name != "mul" or len(call.inputs) > 1)
+        if call.op.name == "mul":
+            return sum(self.facts.tensors.get(value, True) for value in call.inputs) > 1
+        return call.op.saves_input
 
     def _readers(self, value: Node) -> Iterator[Node]:
         """Each reader of `value` or of a view of it, once."""
@@ -143,10 +151,12 @@ def find_edges(
     root: nn.Module,
     opaque: frozenset[str] = frozenset(),
     hooked: frozenset[str] = frozenset(),
+    facts: Facts | None = None,
 ) -> Edges:
     """The edges of `graph`, whose modules are those of `root`.
 
     Calls of the modules named in `opaque` are taken as unknown; those in `hooked` have hooks.
+    `facts`: what the ops of the graph do not tell.
     """
     calls = {}
     for node in graph.nodes:
@@ -155,7 +165,7 @@ def find_edges(
         call = as_call(node, root, hooked)
         if call is not None:
             calls[node] = call
-    return Edges(graph, calls, root, hooked)
+    return Edges(graph, calls, root, hooked, facts or Facts())
 
 
 def _attribute(root: nn.Module, path: str) -> Any:

@@ -27,6 +27,7 @@ ROWS: tuple[Op, ...] = (
             torch.split,
             torch.narrow,
             torch.unbind,
+            torch.unflatten,
             operator.getitem,
         ),
         methods=(
@@ -42,6 +43,7 @@ ROWS: tuple[Op, ...] = (
             "split",
             "narrow",
             "unbind",
+            "unflatten",
             "expand",
         ),
         shares_storage=True,
@@ -113,7 +115,7 @@ ROWS: tuple[Op, ...] = (
     Op(
         "pad",
         {"input": None, "pad": None, "mode": "constant", "value": None},
-        functions=(F.pad,),
+        functions=(F.pad, torch._C._nn.pad),
         saves_input=True,
         reads_saved=False,
         cheap=True,

@@ -35,6 +35,8 @@ class Extent:
 
 def relative_sizes(edges: Edges) -> dict[Node, float]:
     """The size of each value of the graph; only their ratios mean something."""
+    if edges.facts.elements:
+        return {node: edges.facts.elements.get(node, 0.0) for node in edges.graph.nodes}
     extents: dict[Node, Extent] = {}
     for node in edges.graph.nodes:
         extents[node] = _extent(node, edges.known.get(node), extents)

@@ -81,7 +81,9 @@ class _FreePlanner:
             call = self.edges.calls.get(node)
             if _is_view(call):
                 continue  # the value it lies in has the recipe
-            if node.op == "get_attr" and not any(node in saver.inputs for saver in savers):
+            if self.edges.facts.is_weight(node) and not any(
+                node in saver.inputs for saver in savers
+            ):
                 continue  # a weight, which is there anyway
             if node in self.fused:
                 continue  # it is never there
@@ -174,7 +176,7 @@ class _FreePlanner:
                 found.add(call.node)
         # Whoever keeps a view keeps what it is a view of.
         found = {self._base(node) for node in found - self.fused}
-        return {node for node in found - self.fused if node.op != "get_attr"}
+        return {node for node in found - self.fused if not self.edges.facts.is_weight(node)}
 
     def _base(self, node: Node) -> Node:
         call = self.edges.calls.get(node)
@@ -192,7 +194,9 @@ class _FreePlanner:
             return call.inputs
         if not call.op.cheap or not self._can_rerun(call):
             return None
-        inputs = [n for n in call.inputs if n.op != "get_attr"]
+        inputs = [n for n in call.inputs if not self.edges.facts.is_weight(n)]
+        if not inputs:
+            return None  # of weights alone: the optimizer may write to them before backward
         relu = self.edges.calls.get(inputs[0])
         if relu is not None and relu.op.name == "relu" and pool_fused_with(relu, self.edges):
             inputs = relu.inputs
@@ -300,6 +304,8 @@ def pool_fused_with(relu: Call, edges: Edges) -> Call | None:
     pool = edges.calls.get(next(iter(relu.node.users)))
     if pool is None or not pool.op.name.startswith("max_pool"):
         return None
+    if not edges.facts.are_together(relu.node, pool.node):
+        return None
     return None if pool.arguments["return_indices"] or pool.hooked or relu.hooked else pool
 
 
@@ -312,6 +318,8 @@ def batch_norm_fused_with(activation: Call, edges: Edges) -> Call | None:
     if not call.op.name.startswith("batch_norm") or call.arguments["eps"] <= 0:
         return None
     if len(call.node.users) != 1 or call.hooked or activation.hooked:
+        return None
+    if not edges.facts.are_together(call.node, activation.node):
         return None
     is_relu = activation.op.name == "relu"
     return None if is_relu and pool_fused_with(activation, edges) is not None else call

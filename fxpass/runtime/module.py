@@ -103,13 +103,14 @@ class CompiledModule(IsCompiled, _Base):
 
     @property
     def __class__(self) -> Any:
-        """Its class. A lazy module, in its first call, gives itself another: the model then too."""
+        """Its class. If it is given another, by a lazy module or fully_shard, the model is too."""
         return type(self)
 
     @__class__.setter
     def __class__(self, cls: Any) -> None:
-        self._fxpass_original.__class__ = cls
-        _SET_CLASS(self, _class_of(cls))
+        base = _base_of(cls)
+        self._fxpass_original.__class__ = base
+        _SET_CLASS(self, _class_of(base))
 
     def _fxpass_plans(self) -> Iterator[tuple[str, nn.Module, Plan, Graph]]:
         paths = {module: path for path, module in self._fxpass_original.named_modules()}
@@ -157,5 +158,16 @@ def _class_of(base: Any) -> Any:
         return base(*args, **kwargs)  # `model[:3]` makes another of its class: one of the model's.
 
     members = {"__slots__": (), "__module__": base.__module__, "__doc__": base.__doc__}
-    members["__new__"] = new
+    members |= {"__new__": new, "_fxpass_base": base}
     return type(base)(f"Compiled{base.__name__}", (CompiledModule, base), members)
+
+
+@functools.cache
+def _base_of(cls: Any) -> Any:
+    """The model's class for a class made from that of the compiled module: without its base."""
+    if not issubclass(cls, CompiledModule):
+        return cls
+    if "_fxpass_base" in cls.__dict__:
+        return cls._fxpass_base
+    members = {k: v for k, v in cls.__dict__.items() if k not in ("__dict__", "__weakref__")}
+    return type(cls)(cls.__name__, tuple(map(_base_of, cls.__bases__)), members)
