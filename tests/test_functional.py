@@ -1,4 +1,4 @@
-"""torch.func: `functional_call` is compiled, with the tensors that it is given; transforms run eager."""
+"""torch.func: `functional_call` is compiled, with the tensors given; transforms run eager."""
 
 import copy
 
@@ -25,11 +25,12 @@ pytestmark = [
 
 def others(model, scale=2.0):
     """Tensors to stand for the model's, of which the weights are to be trained."""
-    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    made = {n: t.detach() * scale if t.is_floating_point() else t.clone() for n, t in state.items()}
-    return {
-        n: t.requires_grad_("running" not in n and t.is_floating_point()) for n, t in made.items()
-    }
+    found = {}
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        floating = tensor.is_floating_point()
+        found[name] = tensor.detach() * scale if floating else tensor.clone()
+        found[name].requires_grad_(floating and "running" not in name)
+    return found
 
 
 def called_with(model, state, x):
@@ -37,11 +38,8 @@ def called_with(model, state, x):
     torch.manual_seed(0)
     output = functional_call(model, state, (x,))
     wanted = [t for t in state.values() if t.requires_grad]
-    return (
-        output,
-        torch.autograd.grad(weighted(output), wanted),
-        {n: t.detach() for n, t in state.items()},
-    )
+    gradients = torch.autograd.grad(weighted(output), wanted)
+    return output, gradients, {n: t.detach() for n, t in state.items()}
 
 
 # ---- functional_call ----------------------------------------------------------------------------
@@ -160,6 +158,7 @@ def an_ensemble(model, x):
 
 
 def jacobians(model, x):
+    model.drop.eval()  # jacfwd and hessian draw nothing at random
     bias = {"head.bias": model.head.bias.detach()}
     of = lambda p: functional_call(model, p, (x[:1],))  # noqa: E731
     return jacrev(of)(bias), jacfwd(of)(bias), hessian(lambda p: of(p).square().sum())(bias)
