@@ -1,11 +1,19 @@
 """Data parallel training: equal to eager's under the same wrapper on each rank, every bit."""
 
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from _distributed import CASES, run_in_two
 from _twins import Twins, operators
 from torch import nn
 
 import fxpass
+
+PAGE = Path(__file__).parent.parent / "docs" / "distributed.md"
 
 
 @pytest.fixture(scope="module")
@@ -31,3 +39,21 @@ def test_data_parallel_without_a_gpu_calls_the_module():
     twins.compiled = nn.DataParallel(inner.compiled)
     twins.step()
     assert "conv2d" in operators(inner.compiled)
+
+
+SCRIPTS = re.findall("```py\n(.*?)```", PAGE.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=["train", "shard"])
+def test_the_scripts_of_the_docs_run(script, tmp_path):
+    path = tmp_path / "script.py"
+    # Without a pause, torch's own threads abort every fifth process at its end, eager's too.
+    end = "distributed.destroy_process_group()"
+    assert end in script
+    path.write_text(script.replace(end, f"__import__('time').sleep(0.3)\n{end}"))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(path)]
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"last loss \d+\.\d{4}\n", done.stdout)

@@ -5,11 +5,12 @@ import gc
 import io
 import pickle
 import weakref
+from types import MethodType
 
 import pytest
 import torch
 from _threads import at_once
-from _twins import Net, Twins, X, assert_same, bits, operators, saved_bytes
+from _twins import Net, Twins, X, assert_same, bits, is_compiled, operators, saved_bytes
 from torch import nn
 
 import fxpass
@@ -258,11 +259,53 @@ def test_dtype_and_memory_format(change):
 def test_a_forward_set_on_the_instance():
     twins = Twins(Net)
     twins.step()
-    twins.each(lambda m: setattr(m, "forward", lambda x: Net.forward(m, x) * 2))
+    eager, original = twins.eager, twins.compiled.original
+    for m in (eager, original):
+        m.forward = lambda x, m=m: Net.forward(m, x) * 2
     with pytest.warns(UserWarning, match="forward that was replaced"):
         twins.step()
+    for m in (eager, original):
+        del m.forward
+    twins.step()
+
+
+def test_a_forward_set_on_the_compiled_module_may_call_the_one_it_replaces():
+    def replace(m):
+        before = m.forward
+        m.forward = lambda x: before(x) * 2
+
+    twins = Twins(Net)
+    twins.each(replace)
+    twins.each(replace)
+    twins.step()
+    assert "forward" not in vars(twins.compiled.original)
+    assert is_compiled(copy.deepcopy(twins.compiled)(X))
     twins.each(lambda m: delattr(m, "forward"))
     twins.step()
+    with pytest.raises(AttributeError):
+        del twins.compiled.forward
+
+
+def doubled(module, x):
+    forward = module._fxpass_forward if isinstance(module, CompiledModule) else module.own
+    return forward(x) * 2
+
+
+class WithOwn(Net):
+    def own(self, x):
+        return super().forward(x)
+
+
+def test_copies_have_a_forward_that_is_set_on_the_compiled_module():
+    twins = Twins(WithOwn)
+    twins.each(lambda m: setattr(m, "forward", MethodType(doubled, m)))
+    twins.step()
+    twins.eager, twins.compiled = copy.deepcopy(twins.eager), copy.deepcopy(twins.compiled)
+    twins.step()
+    assert twins.compiled.forward.__self__ is twins.compiled
+    twins.compiled.forward = torch.sin
+    for clone in (copy.copy(twins.compiled), pickle.loads(pickle.dumps(twins.compiled))):
+        assert clone.forward is torch.sin
 
 
 # ---- copies ------------------------------------------------------------------------------------

@@ -41,12 +41,15 @@ class CompiledModule(IsCompiled, _Base):
     Its own members begin with `_fxpass`, so that they are none of the model's.
     """
 
-    __slots__ = ("_fxpass_given", "_fxpass_original", "_fxpass_strict", "_fxpass_unit")
+    __slots__ = (
+        *("_fxpass_given", "_fxpass_original", "_fxpass_outer", "_fxpass_strict", "_fxpass_unit"),
+    )
 
     _fxpass_original: nn.Module
     _fxpass_unit: Unit
     _fxpass_strict: bool
     _fxpass_given: Plan | None
+    _fxpass_outer: Any
 
     @property
     def original(self) -> nn.Module:
@@ -90,16 +93,22 @@ class CompiledModule(IsCompiled, _Base):
 
     @property
     def forward(self) -> Any:
-        """What calls run. A property: it outranks a forward assigned to the model's instance."""
-        return self._fxpass_forward
+        """What calls run. A property: it outranks a forward assigned to the model's instance.
+
+        One that is assigned to the compiled module most often calls the one it found there: it is
+        none of the model's.
+        """
+        return self._fxpass_forward if self._fxpass_outer is None else self._fxpass_outer
 
     @forward.setter
     def forward(self, forward: Any) -> None:
-        self.__dict__["forward"] = forward
+        object.__setattr__(self, "_fxpass_outer", forward)
 
     @forward.deleter
     def forward(self) -> None:
-        del self.__dict__["forward"]
+        if self._fxpass_outer is None:
+            raise AttributeError("forward")  # as the class's own cannot be deleted either
+        self.forward = None
 
     @property
     def __class__(self) -> Any:
@@ -123,15 +132,24 @@ class CompiledModule(IsCompiled, _Base):
         return self._fxpass_unit.run(*args, **kwargs)
 
     def __copy__(self) -> CompiledModule:
-        return self._fxpass_again(copy.copy(self._fxpass_original))
+        again = self._fxpass_again(copy.copy(self._fxpass_original))
+        again.forward = self._fxpass_outer
+        return again
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModule:
-        return self._fxpass_again(copy.deepcopy(self._fxpass_original, memo))
+        again = self._fxpass_again(copy.deepcopy(self._fxpass_original, memo))
+        memo[id(self)] = again  # The forward may be a method of this module.
+        again.forward = copy.deepcopy(self._fxpass_outer, memo)
+        return again
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         from fxpass.compile import recompile
 
-        return recompile, (self._fxpass_original, self._fxpass_strict, self._fxpass_given)
+        made_of = self._fxpass_original, self._fxpass_strict, self._fxpass_given
+        return recompile, made_of, {"forward": self._fxpass_outer}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.forward = state["forward"]
 
     def _fxpass_again(self, model: nn.Module) -> CompiledModule:
         from fxpass.compile import recompile
@@ -146,8 +164,13 @@ def compiled_module(
     base: Any = type(model)
     cls = _class_of(base)
     module: Any = object.__new__(cls)
-    own = {"_fxpass_original": model, "_fxpass_unit": unit, "__dict__": model.__dict__}
-    for name, value in {**own, "_fxpass_strict": strict, "_fxpass_given": given}.items():
+    own: dict[str, Any] = {
+        "_fxpass_original": model,
+        "_fxpass_unit": unit,
+        "__dict__": model.__dict__,
+    }
+    own |= {"_fxpass_strict": strict, "_fxpass_given": given, "_fxpass_outer": None}
+    for name, value in own.items():
         object.__setattr__(module, name, value)  # past nn.Module, which would register submodules
     return module
 
