@@ -4,6 +4,7 @@ from fxpass import _library as _library
 from fxpass import bitmap, memory
 from fxpass._library import cmake_prefix_path
 from fxpass.compile import compile
+from fxpass.dataset import save_dataset
 from fxpass.errors import BudgetError, ExportError, FxpassError, MismatchError, TraceError
 from fxpass.export import export_torchscript
 from fxpass.inspect import Profile, SavedTensor, Timeline, profile
@@ -26,5 +27,6 @@ __all__ = [
     "export_torchscript",
     "memory",
     "profile",
+    "save_dataset",
     "verify",
 ]
