@@ -4,9 +4,8 @@ from fxpass import _library as _library
 from fxpass import bitmap, memory
 from fxpass._library import cmake_prefix_path
 from fxpass.compile import compile
-from fxpass.dataset import save_dataset
 from fxpass.errors import BudgetError, ExportError, FxpassError, MismatchError, TraceError
-from fxpass.export import export_torchscript
+from fxpass.export import export_torchscript, save_dataset
 from fxpass.inspect import Profile, SavedTensor, Timeline, profile
 from fxpass.plan import Plan
 from fxpass.verify import verify

@@ -41,7 +41,8 @@ void add_files(CLI::App& app, Options& o) {
   app.add_option("--data", o.data, "what fxpass.save_dataset has written")->required();
   app.add_option("--eval-data", o.eval_data, "another one: its loss after every epoch");
   app.add_option("--output", o.output, "where to write the trained model, an archive as --model");
-  app.add_option("--library", o.libraries, "a library with more operators, to load first");
+  app.add_option("--library", o.libraries, "a library with more operators, to load first")
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
 }
 
 void add_training(CLI::App& app, Options& o) {
@@ -104,6 +105,7 @@ Options parse(int argc, char** argv) {
   Options o;
   CLI::App app("Trains a model that fxpass has exported, to the bits that Python would compute.",
                "fxpass-train");
+  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   app.set_version_flag("--version", FXPASS_VERSION);
   add_files(app, o);
   add_training(app, o);

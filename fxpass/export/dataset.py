@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
+
+from fxpass.export.atomic import replacing
 
 _DTYPES = (
     torch.float64,
@@ -45,9 +46,7 @@ def save_dataset(path: str | os.PathLike[str], images: Tensor, labels: Tensor) -
         OSError: the file cannot be written.
 
     """
-    values = {
-        name: _dense(name, value) for name, value in (("images", images), ("labels", labels))
-    }
+    values = {name: _dense(name, value) for name, value in (("images", images), ("labels", labels))}
     if values["labels"].dtype != torch.int64 and not values["labels"].is_floating_point():
         raise TypeError(
             "save_dataset: expected labels of int64 (the number of the class) or of a floating"
@@ -61,7 +60,11 @@ def save_dataset(path: str | os.PathLike[str], images: Tensor, labels: Tensor) -
         )
     if _storage(values["images"]) == _storage(values["labels"]):  # which the writer refuses
         values["labels"] = values["labels"].clone()
-    _write(Path(path), values)
+    try:
+        with replacing(os.fspath(path)) as beside:
+            save_file(values, beside)
+    except SafetensorError as error:
+        raise OSError(f"save_dataset: cannot write {path}: {error}") from error
 
 
 def _dense(name: str, value: Any) -> Tensor:
@@ -80,16 +83,3 @@ def _dense(name: str, value: Any) -> Tensor:
 
 def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
-
-
-def _write(path: Path, values: dict[str, Tensor]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        save_file(values, temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except SafetensorError as error:
-        raise OSError(f"save_dataset: cannot write {path}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
