@@ -5,7 +5,7 @@ from fxpass import bitmap, memory
 from fxpass._library import cmake_prefix_path
 from fxpass.compile import compile
 from fxpass.errors import BudgetError, ExportError, FxpassError, MismatchError, TraceError
-from fxpass.export import export_torchscript
+from fxpass.export import export_torchscript, save_dataset
 from fxpass.inspect import Profile, SavedTensor, Timeline, profile
 from fxpass.plan import Plan
 from fxpass.verify import verify
@@ -26,5 +26,6 @@ __all__ = [
     "export_torchscript",
     "memory",
     "profile",
+    "save_dataset",
     "verify",
 ]

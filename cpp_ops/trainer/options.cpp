@@ -1,48 +1,74 @@
 #include "trainer/options.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
-#include <map>
+#include <limits>
+#include <sstream>
 
 #include "trainer/error.h"
 
 namespace fxpass::trainer {
 namespace {
 
+// A number from `low` up to and without `below`.
+CLI::Validator number(double low, double below = std::numeric_limits<double>::infinity()) {
+  return CLI::Validator(
+      [=](const std::string& text) -> std::string {
+        double value = 0;
+        if (CLI::detail::lexical_cast(text, value) && value >= low && value < below) return {};
+        std::ostringstream message;
+        message << "expected a number >= " << low;
+        if (std::isfinite(below)) message << " and < " << below;
+        message << ", got " << text;
+        return message.str();
+      },
+      "");
+}
+
+CLI::Validator one_of(const std::vector<std::string>& words) {
+  return CLI::Validator(
+      [=](const std::string& text) -> std::string {
+        if (std::find(words.begin(), words.end(), text) != words.end()) return {};
+        return "expected " + CLI::detail::join(words, " or ") + ", got " + text;
+      },
+      "");
+}
+
 void add_files(CLI::App& app, Options& o) {
   app.add_option("--model", o.model, "what fxpass.export_torchscript has written")->required();
   app.add_option("--data", o.data, "what fxpass.save_dataset has written")->required();
   app.add_option("--eval-data", o.eval_data, "another one: its loss after every epoch");
   app.add_option("--output", o.output, "where to write the trained model, an archive as --model");
-  app.add_option("--library", o.libraries, "a library with more operators, to load first");
+  app.add_option("--library", o.libraries, "a library with more operators, to load first")
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
 }
 
 void add_training(CLI::App& app, Options& o) {
-  const std::map<std::string, Loss> losses{{"cross-entropy", Loss::CrossEntropy},
-                                           {"mse", Loss::MeanSquares}};
-  app.add_option("--loss", o.loss, "cross-entropy or mse")
-      ->transform(CLI::CheckedTransformer(losses).description(""));
+  app.add_option_function<std::string>(
+         "--loss",
+         [&o](const std::string& name) {
+           o.loss = name == "mse" ? Loss::MeanSquares : Loss::CrossEntropy;
+         },
+         "cross-entropy [the default] or mse")
+      ->check(one_of({"cross-entropy", "mse"}));
   app.add_option("--optimizer", o.optimizer, "sgd, adam or adamw")
-      ->check(CLI::IsMember({"sgd", "adam", "adamw"}).description(""))
+      ->check(one_of({"sgd", "adam", "adamw"}))
       ->capture_default_str();
-  app.add_option("--lr", o.lr, "learning rate [0.001]")->check(CLI::NonNegativeNumber);
-  app.add_option("--weight-decay", o.weight_decay, "[0, adamw: 0.01]")
-      ->check(CLI::NonNegativeNumber);
-  app.add_option("--momentum", o.momentum, "of sgd")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
+  app.add_option("--lr", o.lr, "learning rate [0.001]")->check(number(0));
+  app.add_option("--weight-decay", o.weight_decay, "[0, adamw: 0.01]")->check(number(0));
+  app.add_option("--momentum", o.momentum, "of sgd")->check(number(0))->capture_default_str();
   app.add_option("--dampening", o.dampening, "of sgd")->capture_default_str();
   app.add_flag("--nesterov", o.nesterov, "of sgd");
-  const auto below_one = CLI::Range(0.0, std::nextafter(1.0, 0.0)).description("in [0, 1)");
-  app.add_option("--beta1", o.beta1, "of adam")->check(below_one)->capture_default_str();
-  app.add_option("--beta2", o.beta2, "of adam")->check(below_one)->capture_default_str();
-  app.add_option("--eps", o.eps, "of adam")->check(CLI::NonNegativeNumber)->capture_default_str();
-  app.add_option("--epochs", o.epochs)->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--max-steps", o.max_steps, "stop after so many steps")
-      ->check(CLI::PositiveNumber);
-  app.add_option("--batch-size", o.batch_size)->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--beta1", o.beta1, "of adam")->check(number(0, 1))->capture_default_str();
+  app.add_option("--beta2", o.beta2, "of adam")->check(number(0, 1))->capture_default_str();
+  app.add_option("--eps", o.eps, "of adam")->check(number(0))->capture_default_str();
+  app.add_option("--epochs", o.epochs)->check(number(1))->capture_default_str();
+  app.add_option("--max-steps", o.max_steps, "stop after so many steps")->check(number(1));
+  app.add_option("--batch-size", o.batch_size)->check(number(1))->capture_default_str();
   app.add_option("--seed", o.seed, "as torch.manual_seed")->capture_default_str();
-  app.add_option("--threads", o.threads, "as torch.set_num_threads")->check(CLI::PositiveNumber);
+  app.add_option("--threads", o.threads, "as torch.set_num_threads")->check(number(1));
   app.add_flag("--no-shuffle", o.no_shuffle, "take the rows as they come");
   app.add_flag("--drop-last", o.drop_last, "leave out the last batch where it is smaller");
   app.add_flag("--step-after-backward", o.step_after_backward,
@@ -53,7 +79,7 @@ void add_checkpoints(CLI::App& app, Options& o) {
   auto* path = app.add_option("--checkpoint", o.checkpoint,
                               "where to save all it takes to go on, after every epoch");
   app.add_option("--checkpoint-every", o.checkpoint_every, "and after so many steps")
-      ->check(CLI::PositiveNumber)
+      ->check(number(1))
       ->needs(path);
   app.add_flag("--resume", o.resume, "go on from the checkpoint, if there is one")->needs(path);
 }
@@ -79,6 +105,7 @@ Options parse(int argc, char** argv) {
   Options o;
   CLI::App app("Trains a model that fxpass has exported, to the bits that Python would compute.",
                "fxpass-train");
+  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   app.set_version_flag("--version", FXPASS_VERSION);
   add_files(app, o);
   add_training(app, o);

@@ -140,7 +140,8 @@ SafeTensors::SafeTensors(std::string path) : file_(std::move(path)), header_(rea
   const std::int64_t start = kLengthBytes + static_cast<std::int64_t>(header_.size());
   std::string name = "its header";
   try {
-    for (const auto& [key, value] : json::parse(header_).items()) {
+    const json header = json::parse(header_);
+    for (const auto& [key, value] : header.items()) {
       name = key;
       if (key == kMetadata) {
         metadata_ = value.get<Metadata>();

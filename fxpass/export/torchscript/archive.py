@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from fxpass import _C
+from fxpass.export.atomic import replacing
 from fxpass.export.collect import Trainable
 from fxpass.export.torchscript.opaque import make_opaque
 from fxpass.export.torchscript.script import scripted
@@ -41,7 +39,9 @@ def write(trainable: Trainable, path: str) -> None:
             make_opaque(getattr(module, name).graph, mode.training)
         module.define(_methods(module, [tensor.name for tensor in trainable.inputs]))
         module.train(trainable.model.training)
-        _save(module, path, {_METADATA: json.dumps(_metadata(trainable), indent=1)})
+        with replacing(path) as beside:
+            extra = {_METADATA: json.dumps(_metadata(trainable), indent=1)}
+            torch.jit.save(module, beside, _extra_files=extra)
 
 
 def _methods(module: Any, names: list[str]) -> str:
@@ -82,26 +82,6 @@ def _metadata(trainable: Trainable) -> dict[str, Any]:
         "inputs": inputs,
         "plan": json.loads(trainable.plan.to_json()),
     }
-
-
-def _save(module: Any, path: str, extra: dict[str, str]) -> None:
-    """Beside the file first: a reader never sees half of it."""
-    place, name = os.path.split(path)
-    handle, beside = tempfile.mkstemp(prefix=f".{name}.", dir=place or ".")
-    os.close(handle)
-    try:
-        torch.jit.save(module, beside, _extra_files=extra)
-        os.chmod(beside, 0o666 & ~_umask())
-        os.replace(beside, path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 @contextmanager
