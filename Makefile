@@ -79,5 +79,5 @@ build/kernels-aarch64/.passed: $(KERNEL_INPUTS) cpp_ops/cmake/aarch64.cmake | $(
 	cmake -S cpp_ops/kernels -B build/kernels-aarch64 -G Ninja -DFXPASS_KERNEL_TESTS=ON \
 	  -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/cpp_ops/cmake/aarch64.cmake >/dev/null
 	cmake --build build/kernels-aarch64
-	qemu-aarch64 build/kernels-aarch64/kernels_test
+	qemu-aarch64 -L /usr/aarch64-linux-gnu build/kernels-aarch64/kernels_test
 	touch $@
