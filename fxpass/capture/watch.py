@@ -48,7 +48,6 @@ _PYTHON: dict[CodeType, str] = {
     # checkpoint(), and all that torch keeps out of its own traces in the same way.
     checkpoint.checkpoint.__code__: "calls {fn.__module__}.{fn.__name__}",
     _function(checkpoint.checkpoint): "calls torch.utils.checkpoint",
-    _function(torch.autograd.Function.apply): "calls an autograd.Function",
     _function(TorchFunctionMode.__enter__): "enters a TorchFunctionMode",
     _function(_python_dispatch.TorchDispatchMode.__enter__): "enters a TorchDispatchMode",
     _function(_device.DeviceContext.__enter__): "enters a torch.device",
@@ -94,6 +93,8 @@ _BUILTIN_OF: dict[Any, str] = {
     random.Random: "draws random numbers that the trace would freeze",
     random.SystemRandom: "draws random numbers that the trace would freeze",
     torch.Generator: "uses a torch.Generator",
+    # Its class method apply: in Python with a builtin behind it, or, in later versions, builtin.
+    type(torch.autograd.Function): "calls an autograd.Function",
 }
 _CLOCKS = {(datetime.datetime, n) for n in ("now", "utcnow", "today")} | {(datetime.date, "today")}
 _ISINSTANCE = frozenset({isinstance, _abc._abc_instancecheck})
