@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,24 @@ from fxpass.cli.imports import imported
 
 ARM = Path(__file__).resolve().parent.parent / "build" / "arm"
 BATCH, SIZE, CLASSES, STEPS = 4, 64, 10, 2
-MODELS = ("vgg11_bn", "resnet18", "mobilenet_v2", "efficientnet_b0")
+MODELS = ("small_vgg", "resnet18", "mobilenet_v2", "efficientnet_b0")
+
+
+def small_vgg(num_classes: int) -> nn.Module:
+    """In the style of VGG, with and without batch norm."""
+    layers: list[nn.Module] = []
+    for before, width in pairwise((3, 16, 32, 64)):
+        layers += [nn.Conv2d(before, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(True)]
+        layers += [nn.Conv2d(width, width, 3, padding=1), nn.ReLU(True), nn.MaxPool2d(2)]
+    layers += [nn.Flatten(), nn.Linear(64 * (SIZE // 8) ** 2, 128), nn.ReLU(True), nn.Dropout()]
+    return nn.Sequential(*layers, nn.Linear(128, num_classes))
 
 
 def export(name: str, directory: Path) -> None:
     """Writes free.pt and dense.pt, of equal weights."""
     torch.manual_seed(0)
-    model: nn.Module = getattr(imported("torchvision.models"), name)(num_classes=CLASSES)
-    inputs = (torch.randn(BATCH, 3, SIZE, SIZE),)
+    make = globals().get(name) or getattr(imported("torchvision.models"), name)
+    model, inputs = make(num_classes=CLASSES), (torch.randn(BATCH, 3, SIZE, SIZE),)
     compiled = fxpass.compile(model, inputs)
     fxpass.export_torchscript(compiled, directory / "free.pt")
     dense = compiled.plan.with_dense(*(choice.value for choice in compiled.plan))
