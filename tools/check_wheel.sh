@@ -23,5 +23,4 @@ done
 in_venv python wheel_trial.py
 in_venv fxpass verify wheel_trial.py:network --batch 2 --image 32
 in_venv fxpass profile wheel_trial.py:network --batch 2 --image 32
-in_venv fxpass-train --version
 echo "the wheel works: $(basename "$OLDPWD"/out/dist/*.whl)"

@@ -56,4 +56,4 @@ def problems(wheel: Path) -> list[str]:
 
 if __name__ == "__main__":
     lines = problems(Path(sys.argv[1]))
-    sys.exit("\n".join(lines))
+    sys.exit("\n".join(lines) or 0)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sysconfig
 
 import torch
@@ -39,6 +40,11 @@ def main() -> None:
         gradients.append([p.grad for p in model.parameters()])
         print(f"compiled: {compiles}, loss {loss.item()!r}, {saved} bytes saved")
     assert all(a.equal(b) for a, b in zip(*gradients, strict=True))
+
+    fxpass.export_torchscript(model, "model.pt")
+    fxpass.save_dataset("data.safetensors", torch.randn(8, 3, 32, 32), torch.randint(4, (8,)))
+    data = ("--data", "data.safetensors", "--loss", "cross-entropy")
+    subprocess.run(["fxpass-train", "--model", "model.pt", *data], check=True)
 
     # Two OpenMP runtimes in one process would have two thread pools.
     with open("/proc/self/maps") as maps:
