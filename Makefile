@@ -1,6 +1,6 @@
 # `make demo` and `make test` set up everything they need: a virtual environment in .venv, torch,
 # the build. System packages are installed where that is possible and named where it is not.
-.PHONY: demo test test-deep kernel-tests lint format sanitize bench docs setup system clean
+.PHONY: demo test test-deep kernel-tests arm-test wheel lint format sanitize bench docs setup system clean
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -41,6 +41,15 @@ bench: $(VENV)/.installed
 docs: $(VENV)/.installed
 	python -m pdoc --docformat google --output-directory out/api fxpass
 
+# Exported models trained on 64-bit Arm, under qemu: docs/arm.md. Downloads 430 MB once.
+arm-test: $(VENV)/.installed
+	bash tools/arm.sh
+	python tools/arm_train.py
+
+# out/dist: the source archive, and a wheel that has been tried where there is no compiler.
+wheel: $(VENV)/.installed
+	bash tools/check_wheel.sh
+
 sanitize: $(VENV)/.installed
 	bash tools/sanitize.sh
 
@@ -79,5 +88,5 @@ build/kernels-aarch64/.passed: $(KERNEL_INPUTS) cpp_ops/cmake/aarch64.cmake | $(
 	cmake -S cpp_ops/kernels -B build/kernels-aarch64 -G Ninja -DFXPASS_KERNEL_TESTS=ON \
 	  -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/cpp_ops/cmake/aarch64.cmake >/dev/null
 	cmake --build build/kernels-aarch64
-	qemu-aarch64 build/kernels-aarch64/kernels_test
+	qemu-aarch64 -L /usr/aarch64-linux-gnu build/kernels-aarch64/kernels_test
 	touch $@

@@ -6,14 +6,24 @@ from pathlib import Path
 
 import torch
 
+from fxpass._torch_version import check_torch
+
+_BUILD = "`pip install --no-build-isolation --no-deps .` in fxpass' repository"
+
+try:
+    from fxpass._built_for import TORCH
+except ModuleNotFoundError as error:
+    raise ImportError(f"fxpass: there is no native library here. Build it: {_BUILD}") from error
+
+check_torch(TORCH, torch.__version__)
+
 try:
     # After torch, whose libraries it links to. It lies beside the operators, wherever that is.
     from fxpass import _C
 except ImportError as error:
     raise ImportError(
-        "fxpass: the native library is missing or does not fit this torch "
-        f"({torch.__version__}): {error}. Install torch==2.13.0, then fxpass with "
-        "`pip install --no-build-isolation .` from the repository"
+        f"fxpass: the native library, built for torch {TORCH}, cannot be loaded beside torch "
+        f"{torch.__version__}: {error}. Build it again: {_BUILD}"
     ) from error
 
 _FOLDER = Path(_C.__file__).parent

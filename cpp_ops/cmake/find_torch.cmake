@@ -1,7 +1,9 @@
-# find_package(Torch): as Torch_DIR or CMAKE_PREFIX_PATH say, else that of the Python interpreter,
-# which the Python modules have to fit in any case. Sets FXPASS_TORCH_LIB_DIR.
-if(NOT Torch_DIR AND NOT FXPASS_PYTHON)
-  find_package(Torch CONFIG QUIET)
+# Torch's C++ targets: as Torch_DIR or CMAKE_PREFIX_PATH say, else those of the Python interpreter,
+# which the Python modules have to fit in any case. Sets FXPASS_TORCH_LIB_DIR and
+# FXPASS_TORCH_VERSION.
+include(cmake/torch_targets.cmake)
+if(NOT FXPASS_PYTHON)
+  fxpass_find_torch()
 endif()
 if(NOT Torch_DIR AND CMAKE_CROSSCOMPILING)
   message(FATAL_ERROR "torch for ${CMAKE_SYSTEM_PROCESSOR} was not found: "
@@ -19,8 +21,10 @@ if(NOT Torch_DIR)
                         "torch==2.13.0 first, then fxpass with --no-build-isolation; or say where "
                         "torch is with -DTorch_DIR=.../torch/share/cmake/Torch")
   endif()
-  list(APPEND CMAKE_PREFIX_PATH "${torch_prefix}")
+  set(Torch_DIR "${torch_prefix}/Torch" CACHE PATH "The folder of TorchConfig.cmake" FORCE)
 endif()
-find_package(Torch CONFIG REQUIRED)
+fxpass_find_torch()
 get_target_property(torch_location torch_cpu LOCATION)
 get_filename_component(FXPASS_TORCH_LIB_DIR "${torch_location}" DIRECTORY)
+include("${Torch_DIR}/TorchConfigVersion.cmake")
+set(FXPASS_TORCH_VERSION "${PACKAGE_VERSION}")

@@ -28,4 +28,5 @@ configure_package_config_file(cmake/fxpassConfig.cmake.in fxpassConfig.cmake
 write_basic_package_version_file(fxpassConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 install(FILES "${CMAKE_CURRENT_BINARY_DIR}/fxpassConfig.cmake"
               "${CMAKE_CURRENT_BINARY_DIR}/fxpassConfigVersion.cmake"
+              cmake/torch_targets.cmake
         DESTINATION "${FXPASS_CMAKE_DIR}" COMPONENT python)

@@ -189,7 +189,7 @@ std::optional<Normalized> by_kernels(const at::Tensor& x, const BatchNormArgs& a
   auto vectors = vectors_of(a, statistics->mean, statistics->invstd);
   at::Tensor y, mask;
   const auto terms = normalize::terms(vectors, *layout, x.scalar_type());
-  if (a.relu() && terms) {
+  if (a.relu() && terms && kernels_relu_as_aten(x.scalar_type())) {
     y = at::empty_like(x);
     mask = codec::new_words(x, kernels::words_for(x.numel()));
     normalize::apply_relu(*terms, *layout, x, y, mask);
@@ -206,7 +206,6 @@ Normalized by_aten(const at::Tensor& x, const BatchNormArgs& a) {
   std::tie(out.y, out.mean, out.invstd) = at::native_batch_norm(
       x, a.weight, a.bias, a.running_mean, a.running_var, a.training, a.momentum, a.eps);
   if (a.relu()) {
-    if (!kernels_select_as_aten(out.y.scalar_type())) at::relu_(out.y);
     out.mask = relu_with_mask(out.y, out.y).mask;
   } else if (a.activation && a.activation->op->forward_ != nullptr) {
     a.activation->op->forward_(out.y, a.activation->args);

@@ -12,6 +12,7 @@
 #include "ops/node.h"
 #include "saved/codec.h"
 #include "saved/codes.h"
+#include "saved/mask.h"
 
 namespace fxpass {
 namespace {
@@ -95,7 +96,9 @@ struct Pooled {
   at::Tensor values, planes;
 };
 
-Pooled forward(const at::Tensor& x, const Pooling& p, bool wants_codes) {
+Pooled forward(at::Tensor x, const Pooling& p, bool wants_codes) {
+  // The kernels' own relu then changes nothing more.
+  if (p.geometry.fused_relu && !kernels_relu_as_aten(x.scalar_type())) x = at::relu(x);
   Pooled out{at::empty(p.output_sizes, x.options().memory_format(p.format)), {}};
   if (wants_codes) {
     out.planes = codes::new_planes(c10::multiply_integers(p.output_sizes), p.width);

@@ -60,12 +60,12 @@ std::tuple<at::Tensor, SavedPtr> relu_into_new(const at::Tensor& x, bool keep_st
   ReluMask result;
   {
     at::AutoDispatchBelowADInplaceOrView below;
-    if (kernels_select_as_aten(x.scalar_type()) && has_canonical_strides(x)) {
+    if (has_canonical_strides(x)) {
       y = at::empty_like(x);
       result = relu_with_mask(x, y);
     } else {
       y = by_aten();
-      result = relu_with_mask(y, y);
+      result = mask_of_result(y);
     }
   }
   torch::autograd::set_history(y, node);
@@ -92,7 +92,6 @@ std::tuple<at::Tensor, SavedPtr> relu_(at::Tensor x) {
   ReluMask result;
   {
     at::AutoDispatchBelowADInplaceOrView below;
-    if (!kernels_select_as_aten(x.scalar_type())) at::relu_(x);
     result = relu_with_mask(x, x);
   }
   torch::autograd::increment_version(x);

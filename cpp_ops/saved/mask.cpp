@@ -4,6 +4,10 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <array>
+#include <bit>
+#include <cstring>
+#include <limits>
 
 #include "saved/codec.h"
 #include "saved/rows.h"
@@ -16,7 +20,9 @@ bool kernels_select_as_aten(at::ScalarType dtype) {
   return dtype == at::kFloat || dtype == at::kDouble;
 }
 
-ReluMask relu_with_mask(const at::Tensor& x, const at::Tensor& y) {
+namespace {
+
+ReluMask relu_by_kernels(const at::Tensor& x, const at::Tensor& y) {
   const auto n = x.numel();
   const auto dtype = *codec::kernel_dtype(x.scalar_type());
   const auto size = element_size(dtype);
@@ -34,6 +40,48 @@ ReluMask relu_with_mask(const at::Tensor& x, const at::Tensor& y) {
   });
   return {std::move(mask), negative_zero};
 }
+
+// Both zeros, infinities and NaNs of both signs and kinds, in vectors and in what is left over.
+template <typename T, typename Bits>
+bool relu_is_atens(const at::TensorOptions& options) {
+  constexpr auto kInf = std::bit_cast<Bits>(std::numeric_limits<T>::infinity());
+  constexpr auto kSign = std::bit_cast<Bits>(T(-0.0));
+  constexpr auto kQuiet = std::bit_cast<Bits>(std::numeric_limits<T>::quiet_NaN());
+  constexpr std::array kSpecial = {kSign,
+                                   Bits(kInf | 1),
+                                   Bits(kSign | kInf | 1),
+                                   Bits(kQuiet | 1),
+                                   Bits(kSign | kQuiet | 1),
+                                   Bits(kSign | 1),
+                                   Bits(kSign | kInf)};
+  const auto x = at::empty({131}, options), ours = at::empty_like(x);
+  auto* bits = reinterpret_cast<Bits*>(x.mutable_data_ptr<T>());
+  for (std::int64_t i = 0; i < x.numel(); ++i) bits[i] = kSpecial[i % kSpecial.size()];
+  relu_by_kernels(x, ours);
+  return std::memcmp(at::relu(x).const_data_ptr(), ours.const_data_ptr(), x.nbytes()) == 0;
+}
+
+}  // namespace
+
+bool kernels_relu_as_aten(at::ScalarType dtype) {
+  if (!kernels_select_as_aten(dtype)) return false;
+  const at::AutoDispatchBelowADInplaceOrView below;
+  if (dtype == at::kFloat) {
+    static const bool proven = relu_is_atens<float, std::uint32_t>(at::kFloat);
+    return proven;
+  }
+  static const bool proven = relu_is_atens<double, std::uint64_t>(at::kDouble);
+  return proven;
+}
+
+ReluMask relu_with_mask(const at::Tensor& x, const at::Tensor& y) {
+  if (kernels_relu_as_aten(x.scalar_type())) return relu_by_kernels(x, y);
+  auto out = y;
+  at::relu_out(out, x);
+  return mask_of_result(y);
+}
+
+ReluMask mask_of_result(const at::Tensor& y) { return relu_by_kernels(y, y); }
 
 void select_into(const at::Tensor& grad, const at::Tensor& mask, const at::Tensor& out) {
   const auto n = grad.numel();

@@ -13,6 +13,11 @@ namespace fxpass {
 // scalar tail does not. There ATen itself computes, and the kernels make what it reads.
 bool kernels_select_as_aten(at::ScalarType dtype);
 
+// Whether the kernels' relu is ATen's, which they were written after as x86-64 computes it: a
+// selection. On Arm ATen's vectors take the larger of the two, which makes +0.0 of -0.0 and a quiet
+// NaN of a signalling one, and its scalar tail selects. There, too, ATen itself computes.
+bool kernels_relu_as_aten(at::ScalarType dtype);
+
 struct ReluMask {
   at::Tensor mask;     // int64 words
   bool negative_zero;  // the result holds -0.0, which the mask does not mark but a bitmap must
@@ -20,6 +25,8 @@ struct ReluMask {
 
 // Writes relu(x) to y (which may be x) and returns the mask. Both flat, of equal strides.
 ReluMask relu_with_mask(const at::Tensor& x, const at::Tensor& y);
+// The mask of a ReLU's result.
+ReluMask mask_of_result(const at::Tensor& y);
 
 // out = mask ? grad : +0.0, bit patterns untouched. Both flat, of equal strides; out may be grad.
 void select_into(const at::Tensor& grad, const at::Tensor& mask, const at::Tensor& out);

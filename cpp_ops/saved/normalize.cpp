@@ -10,6 +10,7 @@
 
 #include "saved/aten_kernels.h"
 #include "saved/codec.h"
+#include "saved/mask.h"
 #include "saved/tensors.h"
 #include "saved/tiles.h"
 
@@ -291,7 +292,8 @@ at::Tensor output_again(const at::Tensor& x, const Vectors& v,
                         const std::optional<BoundActivation>& activation) {
   const auto layout = layout_of(x);
   const auto found = layout ? terms(v, *layout, x.scalar_type()) : std::nullopt;
-  const bool is_relu = activation && std::strcmp(activation->op->name, "relu") == 0;
+  const bool is_relu = activation && std::strcmp(activation->op->name, "relu") == 0 &&
+                       kernels_relu_as_aten(x.scalar_type());
   if (found && (!activation || is_relu || tiles(x, *activation))) {
     auto y = at::empty_like(x);
     if (!activation) {

@@ -48,7 +48,6 @@ _PYTHON: dict[CodeType, str] = {
     # checkpoint(), and all that torch keeps out of its own traces in the same way.
     checkpoint.checkpoint.__code__: "calls {fn.__module__}.{fn.__name__}",
     _function(checkpoint.checkpoint): "calls torch.utils.checkpoint",
-    _function(torch.autograd.Function.apply): "calls an autograd.Function",
     _function(TorchFunctionMode.__enter__): "enters a TorchFunctionMode",
     _function(_python_dispatch.TorchDispatchMode.__enter__): "enters a TorchDispatchMode",
     _function(_device.DeviceContext.__enter__): "enters a torch.device",
@@ -61,6 +60,9 @@ _PYTHON: dict[CodeType, str] = {
     _function(os._Environ.__getitem__): "reads os.environ, which the trace would freeze",
     _function(logging.Logger._log): "writes to a log, which the trace would not do again",
 }
+_FUNCTION = "calls an autograd.Function"
+if hasattr(torch.autograd.Function.apply, "__func__"):  # else, as in torch 2.15, it is a builtin
+    _PYTHON[_function(torch.autograd.Function.apply)] = _FUNCTION
 _C = torch._C
 _BUILTIN: dict[Any, str] = {
     _C._set_grad_enabled: "sets the grad mode",
@@ -94,6 +96,7 @@ _BUILTIN_OF: dict[Any, str] = {
     random.Random: "draws random numbers that the trace would freeze",
     random.SystemRandom: "draws random numbers that the trace would freeze",
     torch.Generator: "uses a torch.Generator",
+    type(torch.autograd.Function): _FUNCTION,
 }
 _CLOCKS = {(datetime.datetime, n) for n in ("now", "utcnow", "today")} | {(datetime.date, "today")}
 _ISINSTANCE = frozenset({isinstance, _abc._abc_instancecheck})

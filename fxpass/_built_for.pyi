@@ -1,0 +1,3 @@
+"""What the build writes down (cpp_ops/python/CMakeLists.txt)."""
+
+TORCH: str
