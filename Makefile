@@ -36,6 +36,7 @@ bench: $(VENV)/.installed
 	python -m bench.kernels
 	python -m bench.zoo
 	python -m bench.inspect
+	python -m bench.deploy
 
 # The API reference, from the docstrings.
 docs: $(VENV)/.installed

@@ -1,6 +1,6 @@
 """Trains a model of torchvision in eager Python and prints the memory of its process, as JSON.
 
-    python bench/_eager_training.py NAME DATA BATCH STEPS THREADS
+    python -m bench._eager_training NAME DATA BATCH STEPS THREADS
 
 A process of its own, which does not import fxpass: what it holds is what such a training holds.
 """

@@ -182,9 +182,10 @@ def in_python(
 
 
 def assert_same_state(expected: nn.Module, found: Path | dict[str, Tensor]) -> None:
-    """Fails unless the archive has the model's parameters and buffers, to the last bit."""
+    """Fails unless the archive has the model's parameters and buffers, each once, to the bit."""
     tensors = torch.jit.load(found).state_dict() if isinstance(found, Path) else found
-    wanted = expected.state_dict()
+    wanted = {n: p.detach() for n, p in expected.named_parameters()}
+    wanted |= dict(expected.named_buffers())
     assert wanted.keys() == tensors.keys()
     wrong = {name: difference(wanted[name], tensors[name].detach()) for name in wanted}
     assert not any(wrong.values()), wrong

@@ -27,7 +27,9 @@ def run(*words, **more):
 
 
 def test_a_program_of_ones_own(tmp_path, one_thread):
-    (tmp_path / "CMakeLists.txt").write_text(block("cmake"))
+    bare = "add_executable(bare bare.cpp)\ntarget_link_libraries(bare PRIVATE fxpass::ops)\n"
+    (tmp_path / "CMakeLists.txt").write_text(block("cmake") + bare)
+    (tmp_path / "bare.cpp").write_text("int main() {}\n")  # names no symbol of the library
     (tmp_path / "main.cpp").write_text(block("cpp"))
     build = tmp_path / "build"
     cmake = shutil.which("cmake") or pytest.fail("no cmake")
@@ -37,6 +39,7 @@ def test_a_program_of_ones_own(tmp_path, one_thread):
         cmake, "-S", tmp_path, "-B", build, flags, f"-DCMAKE_PREFIX_PATH={fxpass.cmake_prefix_path}"
     )
     run(cmake, "--build", build)
+    assert "libfxpass_ops.so => " in run("ldd", build / "bare")
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
     fxpass.export_torchscript(fxpass.compile(model), tmp_path / "model.pt")
     environment = {k: v for k, v in os.environ.items() if k != "LD_LIBRARY_PATH"}

@@ -26,6 +26,7 @@ def names():
         "model": model,
         "compiled": fxpass.compile(model),
         "images": images,
+        "labels": labels,
         "batches": [(images, labels)] * 2,
         "tensor": torch.relu(torch.randn(1000)),
     }

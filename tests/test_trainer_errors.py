@@ -60,7 +60,7 @@ HEADER = {
         (["images", "shape"], [2, 3, 8, 9], "need 1728 bytes, it has 1536"),
         (["images", "shape"], [2, 3, 8, -8], "a size is no number >= 0"),
         (["images", "shape"], [2**40, 2**40, 2], "its sizes are too large"),
-        (["images", "shape"], 3, "a size is no number >= 0"),
+        (["images", "shape"], 3, "its shape is no list"),
         (["images", "dtype"], "F8_E4M3", "its type F8_E4M3 is not known here"),
         (["images", "dtype"], 3, "images cannot be read"),
         (["images", "data_offsets"], [16, 1552], "its tensors overlap or leave gaps"),

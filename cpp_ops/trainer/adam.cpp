@@ -1,4 +1,4 @@
-// torch/optim/adam.py, _single_tensor_adam, without amsgrad.
+// torch/optim/adam.py, _single_tensor_adam, without amsgrad, computed in the gradient's memory.
 #include <ATen/ATen.h>
 
 #include <cmath>
@@ -12,7 +12,7 @@ class Adam final : public Rule {
  public:
   explicit Adam(const AdamOptions& options) : o_(options) {}
 
-  void update(at::Tensor& parameter, const at::Tensor& gradient, State& state) const override {
+  void update(at::Tensor& parameter, at::Tensor change, State& state) const override {
     at::Tensor &step = state["step"], &mean = state["exp_avg"], &square = state["exp_avg_sq"];
     if (!step.defined()) {
       step = at::zeros({}, at::kFloat);
@@ -20,12 +20,11 @@ class Adam final : public Rule {
       square = at::zeros_like(parameter, at::MemoryFormat::Preserve);
     }
     step.add_(1);
-    at::Tensor change = gradient;
     if (o_.weight_decay != 0) {
       if (o_.decoupled_weight_decay) {
         parameter.mul_(1 - o_.lr * o_.weight_decay);
       } else {
-        change = change.add(parameter, o_.weight_decay);
+        change.add_(parameter, o_.weight_decay);
       }
     }
     mean.lerp_(change, 1 - o_.beta1);
@@ -35,8 +34,8 @@ class Adam final : public Rule {
     const double correction1 = 1 - std::pow(o_.beta1, count);
     const double correction2 = 1 - std::pow(o_.beta2, count);
     const double step_size = o_.lr / correction1;
-    const at::Tensor denominator = square.sqrt().div(std::pow(correction2, 0.5)).add_(o_.eps);
-    parameter.addcdiv_(mean, denominator, -step_size);
+    at::sqrt_out(change, square).div_(std::pow(correction2, 0.5)).add_(o_.eps);
+    parameter.addcdiv_(mean, change, -step_size);
   }
 
  private:

@@ -14,8 +14,8 @@ namespace {
 
 // Blocks of this size and more are mapped each for itself, so that freeing one gives its memory
 // back to the system. Left alone, glibc raises its limit with every block that is freed, and keeps
-// what it has.
-constexpr int kMappedBytes = 1 << 20;
+// what it has: faster, as fresh memory has to be cleared, but it can take a third more.
+constexpr int kMappedBytes = 256 << 10;
 
 void give_freed_memory_back() {
   mallopt(M_MMAP_THRESHOLD, kMappedBytes);
@@ -26,8 +26,8 @@ void give_freed_memory_back() {
 
 int main(int argc, char** argv) {
   using namespace fxpass::trainer;
-  give_freed_memory_back();
   const Options options = parse(argc, argv);
+  if (!options.keep_freed_memory) give_freed_memory_back();
   watch_signals();
   try {
     return train(options);

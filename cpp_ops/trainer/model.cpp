@@ -22,7 +22,7 @@ constexpr const char* kWayOut =
 torch::jit::Module load(const std::string& path, torch::jit::ExtraFilesMap& files) {
   const File readable(path);  // a missing file gets our message
   try {
-    return torch::jit::load(path, c10::kCPU, files);
+    return torch::jit::load(path, c10::kCPU, files, /*load_debug_files=*/false);
   } catch (const std::exception& error) {
     const std::string text = one_line(error);
     if (text.find("Unknown builtin op") != std::string::npos) {

@@ -9,16 +9,24 @@
 namespace fxpass::trainer {
 namespace {
 
-void update(const Rule& rule, at::Tensor parameter, State& state) {
+// The gradient, in memory that nobody else reads: autograd may have given it to two parameters, as
+// views of one storage. `references`: how many there are to it if nobody does.
+at::Tensor take_gradient(at::Tensor& parameter, std::size_t references) {
+  at::Tensor gradient = std::exchange(parameter.mutable_grad(), {});
+  const at::Storage& storage = gradient.storage();
+  const bool is_alone = storage.use_count() <= references && storage.nbytes() == gradient.nbytes();
+  return is_alone ? gradient : gradient.clone();
+}
+
+void update(const Rule& rule, at::Tensor parameter, State& state, std::size_t references) {
   const at::NoGradGuard no_grad;
-  at::Tensor& gradient = parameter.mutable_grad();
-  rule.update(parameter, gradient, state);
-  gradient.reset();
+  rule.update(parameter, take_gradient(parameter, references), state);
 }
 
 struct UpdateInBackward final : torch::autograd::PostAccumulateGradHook {
   UpdateInBackward(const Rule& of_rule, State& of_state) : rule(of_rule), state(of_state) {}
-  void operator()(const at::Tensor& parameter) override { update(rule, parameter, state); }
+  // The node that calls it has a reference to the gradient of its own.
+  void operator()(const at::Tensor& parameter) override { update(rule, parameter, state, 2); }
 
   const Rule& rule;
   State& state;
@@ -44,7 +52,7 @@ void Optimizer::update_in_backward() {
 
 void Optimizer::step() {
   for (const auto& [name, parameter] : parameters_) {
-    if (parameter.grad().defined()) update(*rule_, parameter, states_[name]);
+    if (parameter.grad().defined()) update(*rule_, parameter, states_[name], 1);
   }
 }
 

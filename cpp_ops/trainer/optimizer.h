@@ -21,7 +21,8 @@ using State = std::map<std::string, at::Tensor>;
 class Rule {
  public:
   virtual ~Rule() = default;
-  virtual void update(at::Tensor& parameter, const at::Tensor& gradient, State& state) const = 0;
+  // The gradient's memory is the rule's from here on: to compute in, or to keep.
+  virtual void update(at::Tensor& parameter, at::Tensor gradient, State& state) const = 0;
 };
 
 struct SgdOptions {

@@ -73,6 +73,8 @@ void add_training(CLI::App& app, Options& o) {
   app.add_flag("--drop-last", o.drop_last, "leave out the last batch where it is smaller");
   app.add_flag("--step-after-backward", o.step_after_backward,
                "update the parameters after backward, not within it: the same bits, more memory");
+  app.add_flag("--keep-freed-memory", o.keep_freed_memory,
+               "do not give freed memory back to the system at once: faster, more memory");
 }
 
 void add_checkpoints(CLI::App& app, Options& o) {

@@ -22,7 +22,8 @@ struct Options {
   std::int64_t epochs = 1, batch_size = 32, seed = 0;
   std::int64_t max_steps = 0, checkpoint_every = 0;  // 0: no limit, not within an epoch
   int threads = 0;                                   // 0: as many as torch takes
-  bool no_shuffle = false, drop_last = false, step_after_backward = false, resume = false;
+  bool no_shuffle = false, drop_last = false, step_after_backward = false;
+  bool keep_freed_memory = false, resume = false;
   bool json = false, log_steps = false;
 };
 

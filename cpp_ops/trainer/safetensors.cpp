@@ -64,7 +64,9 @@ Entry parse_entry(const json& value, std::int64_t data_start) {
   if (known == kTypes.end()) throw Error("its type " + type + " is not known here");
   entry.dtype = known->dtype;
   std::uint64_t bytes = c10::elementSize(entry.dtype);
-  for (const json& size : value.at("shape")) {
+  const json& sizes = value.at("shape");
+  if (!sizes.is_array()) throw Error("its shape is no list");
+  for (const json& size : sizes) {
     if (!size.is_number_unsigned()) throw Error("a size is no number >= 0");
     entry.sizes.push_back(size.get<std::int64_t>());
     if (c10::mul_overflows(bytes, size.get<std::uint64_t>(), &bytes) || bytes > INT64_MAX) {
