@@ -1,5 +1,6 @@
 #include "trainer/model.h"
 
+#include <torch/csrc/jit/api/function_impl.h>
 #include <torch/csrc/jit/serialization/export.h>
 #include <torch/csrc/jit/serialization/import.h>
 
@@ -62,13 +63,23 @@ Model::Model(std::string path) : path_(std::move(path)) {
   }
   was_training_ = module_.is_training();
   if (!was_training_) module_.train();
+  const auto method = module_.get_method("forward_train");
+  training_.emplace(torch::jit::toGraphFunction(method.function()).graph(), method.name());
 }
 
-at::Tensor Model::call(const char* method, const at::Tensor& images) {
-  const auto output = module_.get_method(method)({images});
+at::Tensor Model::forward(const at::Tensor& images) {
+  torch::jit::Stack stack{module_._ivalue(), images};
+  torch::jit::InterpreterState(*training_).run(stack);
+  return tensor_of(stack.back());
+}
+
+at::Tensor Model::infer(const at::Tensor& images) {
+  return tensor_of(module_.get_method("infer")({images}));
+}
+
+at::Tensor Model::tensor_of(const c10::IValue& output) const {
   if (!output.isTensor()) {
-    throw Error(path_ + ": " + method + " returns " + output.tagKind() +
-                "; fxpass-train needs one tensor");
+    throw Error(path_ + ": returns " + output.tagKind() + "; fxpass-train needs one tensor");
   }
   return output.toTensor();
 }

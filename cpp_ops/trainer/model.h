@@ -2,8 +2,11 @@
 #pragma once
 
 #include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/runtime/interpreter.h>
 
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "trainer/dataset.h"
 #include "trainer/safetensors.h"
@@ -14,11 +17,11 @@ class Model {
  public:
   explicit Model(std::string path);
 
-  // The training graph; train or eval as the archive says, and in training if it says eval as a
-  // whole.
-  at::Tensor forward(const at::Tensor& images) { return call("forward", images); }
+  // The training graph, interpreted as it stands: TorchScript's executor would keep copies of it,
+  // and find nothing to improve among operators that it does not know.
+  at::Tensor forward(const at::Tensor& images);
   // The inference graph.
-  at::Tensor infer(const at::Tensor& images) { return call("infer", images); }
+  at::Tensor infer(const at::Tensor& images);
 
   NamedTensors parameters() const;
   NamedTensors buffers() const;
@@ -30,11 +33,12 @@ class Model {
   void save(const std::string& path);
 
  private:
-  at::Tensor call(const char* method, const at::Tensor& images);
+  at::Tensor tensor_of(const c10::IValue& output) const;
 
   std::string path_;
   torch::jit::Module module_;
   torch::jit::ExtraFilesMap files_;
+  std::optional<torch::jit::Code> training_;
   bool was_training_ = true;
   // Of the input, by the archive; without the batch. Nothing where it says nothing.
   std::optional<std::vector<std::int64_t>> row_sizes_;

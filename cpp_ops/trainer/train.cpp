@@ -3,7 +3,6 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <dlfcn.h>
-#include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/version.h>
 
 #include <chrono>
@@ -236,9 +235,6 @@ ExitCode train(const Options& options) {
   for (const std::string& library : options.libraries) {
     if (::dlopen(library.c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr) throw Error(::dlerror());
   }
-  // TorchScript's executor finds nothing to improve in graphs of opaque operators; not looking
-  // saves it several copies of them.
-  torch::jit::setGraphExecutorOptimize(false);
   if (options.threads > 0) at::set_num_threads(options.threads);
   return Trainer(options).run();
 }
