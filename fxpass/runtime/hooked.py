@@ -41,7 +41,7 @@ def relu_max_pool_after_hooks(x: Any, pool: str, *args: Any) -> Any:
     nor eager would refuse to write to it.
     """
     references = sys.getrefcount(x)
-    if references == _REFERENCES_OF_A_LOCAL and _is_alone(x):
+    if references == _references_of_a_local() and _is_alone(x):
         return getattr(torch.ops.fxpass, f"relu_{pool}")(x, *args, True)
     y, _ = torch.ops.fxpass.relu_(x)
     return getattr(torch.ops.fxpass, pool)(y, *args)
@@ -52,6 +52,10 @@ def _references_of(x: Any) -> int:
 
 
 def _references_of_a_local() -> int:
+    """What sys.getrefcount says of an argument that the caller alone has, in one variable.
+
+    Asked anew each time: one more where Dynamo watches the frames, or has left its watch behind.
+    """
     x = object()
     return _references_of(x)
 
@@ -62,14 +66,8 @@ def _owners_of_storage(x: torch.Tensor) -> tuple[int, int]:
     return _references_of(storage), torch._C._storage_Use_Count(storage._cdata)
 
 
-_REFERENCES_OF_A_LOCAL = _references_of_a_local()
-"""What sys.getrefcount says of an argument that the caller alone has, in one variable."""
-
-_ONE_OWNER = _owners_of_storage(torch.empty(1))
-
-
 def _is_alone(x: Any) -> bool:
     """Whether nothing but references to it can see x or its elements, and writing is allowed."""
     if type(x) is not torch.Tensor or (x.is_leaf and x.requires_grad):
         return False
-    return _owners_of_storage(x) == _ONE_OWNER
+    return _owners_of_storage(x) == _owners_of_storage(torch.empty(1))
