@@ -12,7 +12,6 @@ missed.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import signal
@@ -22,16 +21,13 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from rich.table import Table
 
 from bench import _trainings
+from bench._promise import Figure, parser_of, show
 from bench._trainings import OPTIMIZERS, PROGRAM, Setting
-from bench.inspect import Figure
-from fxpass._console import table_console
 
 MODELS = ("vgg_style", "resnet18", "mobilenet_v2")
 STEPS = 20
@@ -127,12 +123,7 @@ def killed(folder: Path) -> Figure:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measures, prints, and says with the exit code whether all is as promised."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.deploy",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser = parser_of("deploy", __doc__)
     options = parser.parse_args(arguments)
     if not PROGRAM.exists():
         parser.error(
@@ -145,16 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
         for name in MODELS:
             for optimizer in OPTIMIZERS:
                 figures += exactness_and_peak(name, optimizer, place)
-    table = Table(title="What fxpass-train promises")
-    for column in ("figure", "is", "must", ""):
-        table.add_column(column, justify="left" if column == "figure" else "right")
-    for figure in figures:
-        verdict = "ok" if figure.is_met else "MISSED"
-        table.add_row(figure.what, f"{figure.value:.3g}", f"<= {figure.limit:g}", verdict)
-    table_console().print(table)
-    if options.json:
-        options.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=1))
-    return 0 if all(figure.is_met for figure in figures) else 1
+    return show("What fxpass-train promises", figures, options.json)
 
 
 if __name__ == "__main__":

@@ -10,44 +10,25 @@ the command line; the bytes of an HTML report. Exits with 1 if a promised figure
 
 from __future__ import annotations
 
-import argparse
-import json
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
 import torch
 from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 
 import fxpass
 from bench import _models
-from fxpass._console import table_console
+from bench._promise import Figure, parser_of, show
 
 MODELS = ("alexnet", "vgg16", "resnet50", "mobilenet_v2", "densenet121")
 BATCH, IMAGE = 8, 224
 COMMAND = ["-c", "from fxpass.cli import main; main()", "profile", "torchvision.models:resnet18"]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A measured figure and the most that it may be."""
-
-    what: str
-    value: float
-    limit: float
-    unit: str
-
-    @property
-    def is_met(self) -> bool:
-        """Whether the promise is kept."""
-        return self.value <= self.limit
 
 
 def _images() -> Tensor:
@@ -132,29 +113,12 @@ def _python(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measures, prints, and says with the exit code whether all is as promised."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.inspect",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser = parser_of("inspect", __doc__)
     options = parser.parse_args(arguments)
     figures = [*command_line(), counting(), report()]
     for name in track(MODELS, "profiles", transient=True, disable=not sys.stdout.isatty()):
         figures += not_attributed(name)
-    table = Table(title="What the profile promises")
-    for column in ("figure", "is", "must", ""):
-        table.add_column(column, justify="left" if column == "figure" else "right")
-    for figure in figures:
-        verdict = "ok" if figure.is_met else "MISSED"
-        unit = figure.unit
-        table.add_row(
-            figure.what, f"{figure.value:.3g} {unit}", f"<= {figure.limit:g} {unit}", verdict
-        )
-    table_console().print(table)
-    if options.json:
-        options.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=1))
-    return 0 if all(figure.is_met for figure in figures) else 1
+    return show("What the profile promises", figures, options.json)
 
 
 if __name__ == "__main__":
