@@ -113,6 +113,16 @@ class Edges:
         value = call.inputs[0] if call.writes else None
         return value is not None and str(value.target) in self.hooked
 
+    def may_write_between(self, first: Node, second: Node) -> bool:
+        """Whether a call between two nodes of the graph may write to a tensor."""
+        node = first.next
+        while node is not second:
+            call = self.calls.get(node)
+            if node.op.startswith("call_") and (call is None or call.writes):
+                return True
+            node = node.next
+        return False
+
     def is_tensor(self, value: Node) -> bool:
         """Whether `value` is known to be a tensor, and one only."""
         if value in self.facts.tensors:

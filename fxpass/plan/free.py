@@ -294,7 +294,8 @@ def pool_fused_with(relu: Call, edges: Edges) -> Call | None:
     Both values in between must have one reader: with more, the gradient contributions of several
     nodes would be summed in another order than eager's. The one op writes nothing to the ReLU's
     input, so where eager does, nobody else may see that input; whether a hook still holds it turns
-    out at run time.
+    out at run time. It reads that input where the pool stands: if others may lie in its storage (it
+    is an input of the graph, or a buffer), nothing may be written in between.
     """
     value = relu.inputs[0] if relu.inputs else None
     if value is None or len(value.users) != 1 or len(relu.node.users) != 1:
@@ -305,6 +306,8 @@ def pool_fused_with(relu: Call, edges: Edges) -> Call | None:
     if pool is None or not pool.op.name.startswith("max_pool"):
         return None
     if not edges.facts.are_together(relu.node, pool.node):
+        return None
+    if not edges.is_new(value) and edges.may_write_between(relu.node, pool.node):
         return None
     return None if pool.arguments["return_indices"] or pool.hooked or relu.hooked else pool
 
