@@ -23,7 +23,7 @@ from fxpass.cli.options import (
     Threads,
     Train,
 )
-from fxpass.cli.target import Target, target_of
+from fxpass.cli.target import Target, image_sizes, target_of
 from fxpass.inspect.document import as_document
 
 app = typer.Typer(
@@ -56,9 +56,10 @@ def profile(
 ) -> None:
     """Show where the memory of a training step goes, in eager and compiled."""
     with in_one_line(debug):
+        if not as_json:  # before the model is made, which takes its time
+            shape = "x".join(map(str, (batch, *image_sizes(image))))
+            print(f"profiling {model} with images of {shape} {dtype} ...", flush=True)
         target = _target(model, batch, image, dtype, channels_last, threads, train)
-        if not as_json:
-            print(_heading(target), flush=True)
         found = fxpass.profile(fxpass.compile(target.model, (target.images,)), target.images)
         print(json.dumps(as_document(found)) if as_json else found.table(rows))
         if html is not None:
@@ -158,9 +159,3 @@ def _target(
 ) -> Target:
     options: dict[str, Any] = {"dtype": dtype, "channels_last": channels_last, "threads": threads}
     return target_of(model, batch=batch, image=image, train=train, **options)
-
-
-def _heading(target: Target) -> str:
-    shape = "x".join(map(str, target.images.shape))
-    kind = str(target.images.dtype).removeprefix("torch.")
-    return f"profiling {target.name} with images of {shape} {kind} ..."
