@@ -3,7 +3,7 @@
 from fxpass import _library as _library
 from fxpass import bitmap, memory
 from fxpass._library import cmake_prefix_path
-from fxpass.compile import compile
+from fxpass.compile import compile, plan
 from fxpass.errors import BudgetError, ExportError, FxpassError, MismatchError, TraceError
 from fxpass.export import export_torchscript, save_dataset
 from fxpass.inspect import Profile, SavedTensor, Timeline, profile
@@ -25,6 +25,7 @@ __all__ = [
     "compile",
     "export_torchscript",
     "memory",
+    "plan",
     "profile",
     "save_dataset",
     "verify",

@@ -8,7 +8,7 @@ from torch import nn
 
 from fxpass.capture import Capture
 from fxpass.edges import find_edges
-from fxpass.plan import Plan, free_plan, key, plan_as_given
+from fxpass.plan import Plan, free_plan, key, plan_as_given, plan_followed
 from fxpass.rewrite import rewrite
 
 
@@ -50,7 +50,8 @@ class Lowering:
             if path in self._unchecked:
                 _require_values(given, [node.name for node in capture.graph.nodes], path)
                 self._unchecked.discard(path)
-            edges, plan = plan_as_given(edges, given)
+            followed = None if given.prediction is None else plan_followed(edges, given)
+            edges, plan = plan_as_given(edges, given) if followed is None else (edges, followed)
         only = self._only
         if only is not None:
             names = [node.name for node in edges.graph.nodes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from fxpass._lowering import Lowering, require_parts
 from fxpass._preserved import preserved
+from fxpass.budget import Planner
 from fxpass.capture import ArgPattern
 from fxpass.errors import TraceError
 from fxpass.plan import Plan
@@ -23,6 +25,7 @@ def compile(
     model: nn.Module,
     example_inputs: tuple[Any, ...] | None = None,
     *,
+    memory_budget: int | float | str | None = None,
     plan: Plan | None = None,
     strict: bool = False,
 ) -> CompiledModule:
@@ -38,16 +41,26 @@ def compile(
         example_inputs: what the model will be called with, as a tuple. Without them the model is
             traced for tensors in place of its required arguments; another form of call is traced
             when it first comes.
+        memory_budget: the most bytes that may be live in a forward and a backward, above what is
+            live when the step begins, `.grad` being None then: bytes (int), a string ("300MB" is
+            3e8 bytes, "1.5GiB"), or a fraction of eager's predicted peak (float in (0, 1]). The
+            plan is the fastest found that fits; it may run convolutions and linear layers again in
+            backward. It holds for inputs no larger than the example's.
         plan: what is dense in it stays dense; all else is as without it. Made from the plan of the
             same model: `compiled.plan.with_dense("layer1_0_relu")`. Of a part that is compiled on
-            its own the values are named "path.of.the.part:value".
+            its own the values are named "path.of.the.part:value". A plan that was made for a
+            memory budget is followed, and nothing is measured again.
         strict: raise TraceError instead of warning.
 
     Raises:
-        TypeError: `model` is no nn.Module, `example_inputs` no tuple, or `plan` no Plan.
+        TypeError: `model` is no nn.Module, `example_inputs` no tuple, `plan` no Plan, or
+            `memory_budget` none of these, or given without `example_inputs`.
         ValueError: `plan` names values that the model does not have. Of a part they are looked for
-            when it is traced, and that may be in its first call.
-        TraceError: with `strict`, if a part of the model cannot be traced.
+            when it is traced, and that may be in its first call. Or `memory_budget` is not
+            understood, or given together with `plan`.
+        BudgetError: no plan that fits the budget was found; the message names the smallest peak.
+        TraceError: with `strict`, if a part of the model cannot be traced; with `memory_budget`, if
+            the model does not trace as one graph.
 
     """
     if plan is not None and not isinstance(plan, Plan):
@@ -56,7 +69,7 @@ def compile(
             "`compiled.plan` of a compiled model is one"
         )
     if isinstance(model, CompiledModule):
-        if plan is None:
+        if plan is None and memory_budget is None:
             return model
         model = model.original
     if not isinstance(model, nn.Module):
@@ -76,9 +89,15 @@ def compile(
         )
     if plan is not None:
         require_parts(plan, model)
+    replanning = None
+    if memory_budget is not None:
+        _check_budgeted(example_inputs, plan)
+        assert example_inputs is not None
+        replanning = _Replanning(model, example_inputs, strict)
+        plan = replanning.plan(memory_budget)
     report = LossReport(model, strict)
     unit = Unit(model, Lowering(model, plan, is_new=True), report)
-    compiled = compiled_module(model, unit, strict, plan)
+    compiled = compiled_module(model, unit, strict, plan, replanning)
     pattern = first_pattern(model, example_inputs)
     if pattern is not None:
         if example_inputs is not None:
@@ -88,6 +107,54 @@ def compile(
             if lines and example_inputs is not None:
                 lines.append(_share(compiled, unit, example_inputs))
     return compiled
+
+
+def plan(
+    model: nn.Module, example_inputs: tuple[Any, ...], memory_budget: int | float | str
+) -> Plan:
+    """The plan with which `compile` would train `model` within a memory budget.
+
+    Args:
+        model: the model to train.
+        example_inputs: what it will be called with, as a tuple.
+        memory_budget: as in `compile`.
+
+    Raises:
+        BudgetError: no plan that fits was found; the message names the smallest peak.
+        TraceError: the model does not trace as one graph.
+        TypeError, ValueError: as in `compile`.
+
+    """
+    return compile(model, example_inputs, memory_budget=memory_budget).plan
+
+
+class _Replanning:
+    """Plans and units of a model for one memory budget after another; measures when first asked."""
+
+    def __init__(self, model: nn.Module, example_inputs: tuple[Any, ...], strict: bool) -> None:
+        self._model, self._strict = model, strict
+        self._planner = functools.cache(lambda: Planner(model, example_inputs))
+
+    def plan(self, memory_budget: int | float | str) -> Plan:
+        return self._planner().plan(memory_budget)
+
+    def __call__(self, memory_budget: int | float | str | None) -> tuple[Plan | None, Unit]:
+        plan = None if memory_budget is None else self.plan(memory_budget)
+        report = LossReport(self._model, self._strict)
+        return plan, Unit(self._model, Lowering(self._model, plan), report)
+
+
+def _check_budgeted(example_inputs: tuple[Any, ...] | None, plan: Plan | None) -> None:
+    if example_inputs is None:
+        raise TypeError(
+            "fxpass.compile: memory_budget needs example_inputs, a tuple of the model's arguments: "
+            "what fits depends on their sizes"
+        )
+    if plan is not None:
+        raise ValueError(
+            "fxpass.compile: expected memory_budget or plan, got both; a plan that was made for a "
+            "budget is followed as it is"
+        )
 
 
 def recompile(model: nn.Module, strict: bool, plan: Plan | None = None) -> CompiledModule:

@@ -3,6 +3,8 @@
 //
 //     s = rerun_add(a, sa, b, sb);   y = a.add_(b);   s = bind(s, y)
 //
+// hold: for how many fetches each restoration serves.
+//
 // An input is kept by its handle, or dense where somebody keeps it dense anyway. Not all may be
 // held dense in an autocast region: see may_hold_dense. Activations and pools may, as eager's own
 // nodes keep their inputs as they are.
@@ -28,6 +30,11 @@ SavedPtr nothing() { return c10::make_intrusive<Saved>(); }
 SavedPtr bind(SavedPtr saved, const at::Tensor& value, const Handle& otherwise) {
   saved->bind(value);
   return saved->matches(value) || !otherwise.has_value() ? saved : *otherwise;
+}
+
+SavedPtr hold(SavedPtr saved, at::IntArrayRef fetches) {
+  saved->hold_for(fetches.vec());
+  return saved;
 }
 
 SavedPtr rerun_activation(const at::Tensor& x, const Handle& handle, c10::string_view name,
@@ -165,6 +172,7 @@ at::Tensor avg_pool1d(const at::Tensor& x, at::IntArrayRef kernel_size, at::IntA
 TORCH_LIBRARY_FRAGMENT(fxpass, m) {
   m.def(fxpass::opaque("bind(" FXPASS_SAVED " saved, Tensor value, " FXPASS_SAVED
                        "? otherwise=None) -> " FXPASS_SAVED));
+  m.def(fxpass::opaque("hold(" FXPASS_SAVED " saved, int[] fetches) -> " FXPASS_SAVED));
   m.def(fxpass::opaque("rerun_activation(Tensor x, " FXPASS_SAVED
                        "? saved, str name, float[] args, bool dense) -> " FXPASS_SAVED));
   m.def(fxpass::opaque("rerun_add(Tensor a, " FXPASS_SAVED
@@ -202,6 +210,7 @@ TORCH_LIBRARY_FRAGMENT(fxpass, m) {
 }
 
 FXPASS_REGISTER("bind", bind)
+FXPASS_REGISTER("hold", hold)
 FXPASS_REGISTER("rerun_activation", rerun_activation)
 FXPASS_REGISTER("rerun_add", rerun_add)
 FXPASS_REGISTER("rerun_mul", rerun_mul)

@@ -68,6 +68,20 @@ void RestoredCache::drop(int task) {
   if (task_ == task) value_.reset();
 }
 
+void Holds::set(std::vector<std::int64_t> fetches) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  fetches_ = std::move(fetches);
+}
+
+std::int64_t Holds::next(int task, std::int64_t otherwise) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (task_ != task) {
+    task_ = task;
+    next_ = 0;
+  }
+  return next_ < fetches_.size() ? fetches_[next_++] : otherwise;
+}
+
 namespace {
 
 // Dropped with the graph task whether it ends well or raises: the engine destroys its callbacks
@@ -117,6 +131,8 @@ bool Saved::claim(const at::Tensor& value) {
   return true;
 }
 
+void Saved::hold_for(std::vector<std::int64_t> fetches) { holds_.set(std::move(fetches)); }
+
 at::Tensor Saved::fetch(const char* op) {
   identity_.check_unmodified(op);
   return fetch_unchecked();
@@ -129,9 +145,9 @@ at::Tensor Saved::fetch_unchecked() {
   c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const memory::RestoreTime time(part_);
   auto value = restore();
-  const int others = claims_ - 1;
+  const auto others = holds_.next(task, claims_) - 1;
   if (task != -1 && others > 0) {
-    cache_->put(task, value, others);
+    cache_->put(task, value, static_cast<int>(others));
     auto drop = std::make_shared<DropAtTaskEnd>(cache_, task);
     torch::autograd::Engine::get_default_engine().queue_callback([drop] { (void)drop; });
   }
@@ -147,6 +163,7 @@ struct RegisterClass {
     torch::class_<Saved>("fxpass", "Saved")
         .def("nbytes", [](const SavedPtr& self) { return self->nbytes(); })
         .def("recipe", [](const SavedPtr& self) { return self->recipe(); })
+        .def("restore", [](const SavedPtr& self) { return self->fetch_unchecked(); })
         .def("matches",
              [](const SavedPtr& self, const at::Tensor& value) { return self->matches(value); });
   }

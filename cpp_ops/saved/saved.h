@@ -63,6 +63,20 @@ class RestoredCache {
   int takers_ = 0;
 };
 
+// For how many fetches a restored value is held, by the plan; see Saved::hold_for.
+class Holds {
+ public:
+  void set(std::vector<std::int64_t> fetches);
+  // Of the next restoration in this graph task, its own fetch among them; `otherwise`: not planned.
+  std::int64_t next(int task, std::int64_t otherwise);
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::int64_t> fetches_;
+  std::size_t next_ = 0;
+  int task_ = -1;
+};
+
 class Saved : public torch::CustomClassHolder {
  public:
   // Restores nothing until bind() has told it what.
@@ -83,6 +97,9 @@ class Saved : public torch::CustomClassHolder {
   at::Tensor fetch(const char* op);
   // The same without that check: a payload is a copy, and eager may keep no tensor here to check.
   at::Tensor fetch_unchecked();
+  // How many fetches each restoration of one backward serves, the first one first: between them the
+  // value is let go and restored again. Without, and after the last, one serves all that are left.
+  void hold_for(std::vector<std::int64_t> fetches);
 
   // Bytes of the payload kept now; 0 before the first claim.
   virtual std::int64_t nbytes() const { return 0; }
@@ -109,6 +126,7 @@ class Saved : public torch::CustomClassHolder {
   std::mutex pack_mutex_;
   enum class Packed { NotYet, Yes, Refused } packed_ = Packed::NotYet;
   std::atomic<int> claims_{0};
+  Holds holds_;
   std::shared_ptr<RestoredCache> cache_ = std::make_shared<RestoredCache>();
 };
 

@@ -82,11 +82,18 @@ ROWS: tuple[Op, ...] = (
         cheap=True,
     ),
     *(
-        Op(f"conv{n}d", _CONV, (module,), (function,), saves_input=True)
+        Op(f"conv{n}d", _CONV, (module,), (function,), saves_input=True, heavy=True)
         for n, module, function in spatial("conv", "Conv")
     ),
     *(
-        Op(f"conv_transpose{n}d", _CONV_TRANSPOSE, (module,), (function,), saves_input=True)
+        Op(
+            f"conv_transpose{n}d",
+            _CONV_TRANSPOSE,
+            (module,),
+            (function,),
+            saves_input=True,
+            heavy=True,
+        )
         for n, module, function in spatial("conv_transpose", "ConvTranspose")
     ),
     Op(
@@ -95,6 +102,7 @@ ROWS: tuple[Op, ...] = (
         (nn.Linear,),
         (F.linear,),
         saves_input=True,
+        heavy=True,
     ),
     # It keeps the indices it is given, of which no recipe makes less.
     Op("embedding", modules=(nn.Embedding,), functions=(F.embedding,), saves_input=True),

@@ -30,6 +30,7 @@ class Op:
         reads_bits: of each element of the input that is kept, backward reads one truth value.
         inplace_saves_result: in place, the autograd node keeps the result instead of the input.
         cheap: the op may be run again in backward: an elementwise op, a norm, a pool or a copy.
+        heavy: the op may be run again in backward if memory is worth the time.
 
     """
 
@@ -48,6 +49,7 @@ class Op:
     reads_bits: bool = False
     inplace_saves_result: bool = False
     cheap: bool = False
+    heavy: bool = False
 
 
 def spatial(name: str, prefix: str) -> tuple[tuple[int, type[nn.Module], Callable[..., Any]], ...]:

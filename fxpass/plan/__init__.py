@@ -1,7 +1,23 @@
 """edges -> Plan: one recipe for every saved value."""
 
+from fxpass.plan.followed import plan_followed
 from fxpass.plan.free import free_plan
 from fxpass.plan.given import plan_as_given
-from fxpass.plan.plan import Choice, Plan, Recipe, key
+from fxpass.plan.plan import Choice, Plan, Prediction, Recipe, key
+from fxpass.plan.recipes import Kept, recipes
+from fxpass.plan.values import Mask, Values
 
-__all__ = ["Choice", "Plan", "Recipe", "free_plan", "key", "plan_as_given"]
+__all__ = [
+    "Choice",
+    "Kept",
+    "Mask",
+    "Plan",
+    "Prediction",
+    "Recipe",
+    "Values",
+    "free_plan",
+    "key",
+    "plan_as_given",
+    "plan_followed",
+    "recipes",
+]

@@ -40,6 +40,7 @@ class Choice:
         reason: why it is kept so, or why nothing cheaper was possible.
         ops: the names of the nodes that compute and save it.
         fixed: the value was asked to stay dense, and `ops` to be eager's.
+        let_go: the value is restored anew for each reader, and not held between them.
 
     """
 
@@ -50,10 +51,28 @@ class Choice:
     reason: str = ""
     ops: tuple[str, ...] = ()
     fixed: bool = False
+    let_go: bool = False
 
     def dense(self) -> Choice:
         """The value stays dense, and the ops that compute and save it are eager's own."""
         return replace(self, recipe=Recipe.DENSE, reason="asked to be dense", fixed=True)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a step takes by a plan that was made for a memory budget, told before it runs.
+
+    Bytes as the README defines them: above what is live when the step begins. Seconds: the sum of
+    what each op took when it was measured alone; compare them with one another.
+    """
+
+    memory_budget: int
+    peak_bytes: int
+    saved_bytes: int
+    seconds: float
+    eager_peak_bytes: int
+    eager_saved_bytes: int
+    eager_seconds: float
 
 
 @dataclass(frozen=True)
@@ -62,12 +81,20 @@ class Plan:
 
     The plan of a compiled model has those of the parts that are compiled on their own too: a value
     of the part at `path` is named "path:value".
+
+    Attributes:
+        choices: one for each saved value.
+        prediction: of a plan that was made for a memory budget.
+
     """
 
     choices: tuple[Choice, ...] = ()
+    prediction: Prediction | None = None
     _by_value: dict[str, Recipe] = field(init=False, repr=False, compare=False)
+    _let_go: frozenset[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_let_go", frozenset(c.value for c in self.choices if c.let_go))
         object.__setattr__(self, "_by_value", {c.value: c.recipe for c in self.choices})
 
     def __iter__(self) -> Iterator[Choice]:
@@ -83,6 +110,10 @@ class Plan:
     def restores(self, value: str) -> bool:
         """Whether the value computed by the node of this name is made again from others."""
         return self.recipe(value) in (Recipe.AFFINE, Recipe.RERUN)
+
+    def lets_go(self, value: str) -> bool:
+        """Whether the value is restored anew for each reader."""
+        return value in self._let_go
 
     def keeps(self, value: str) -> bool:
         """Whether the value is one of those from which others are made again."""
@@ -100,6 +131,20 @@ class Plan:
         self.require(values)
         return Plan(tuple(c.dense() if c.value in values else c for c in self.choices))
 
+    def predicted(self, prediction: Prediction) -> Plan:
+        """The plan with what a step by it takes."""
+        return replace(self, prediction=prediction)
+
+    @property
+    def predicted_peak_bytes(self) -> int | None:
+        """The most bytes live in a step, above its start; None without a memory budget."""
+        return None if self.prediction is None else self.prediction.peak_bytes
+
+    @property
+    def predicted_seconds(self) -> float | None:
+        """What a step takes; None without a memory budget."""
+        return None if self.prediction is None else self.prediction.seconds
+
     def require(self, values: Iterable[str]) -> None:
         """Raises ValueError unless the plan has all these values."""
         unknown = [value for value in values if value not in self._by_value]
@@ -116,18 +161,23 @@ class Plan:
     def part(self, path: str) -> Plan:
         """The plan of the graph of the module at `path`."""
         named = ((c, *c.value.rpartition(":")) for c in self.choices)
-        return Plan(tuple(replace(c, value=value) for c, of, _, value in named if of == path))
+        choices = tuple(replace(c, value=value) for c, of, _, value in named if of == path)
+        return Plan(choices, self.prediction)
 
     def at(self, path: str) -> Plan:
         """The plan of the graph of the module at `path` as one of the whole model."""
-        return Plan(tuple(replace(c, value=key(path, c.value)) for c in self.choices))
+        choices = tuple(replace(c, value=key(path, c.value)) for c in self.choices)
+        return Plan(choices, self.prediction)
 
     def __reduce__(self) -> Any:
         return Plan.from_json, (self.to_json(),)
 
     def to_json(self) -> str:
         """The plan as JSON; `from_json` reads it back."""
-        return json.dumps({"version": 1, "choices": [asdict(c) for c in self.choices]}, indent=1)
+        document: dict[str, Any] = {"version": 1, "choices": [asdict(c) for c in self.choices]}
+        if self.prediction is not None:
+            document["prediction"] = asdict(self.prediction)
+        return json.dumps(document, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -135,7 +185,11 @@ class Plan:
         document = json.loads(text)
         if not isinstance(document, dict) or document.get("version") != 1:
             raise ValueError("expected a plan of version 1, as Plan.to_json() writes it")
-        return cls(tuple(_choice(**c) for c in document["choices"]))
+        prediction = document.get("prediction")
+        return cls(
+            tuple(_choice(**c) for c in document["choices"]),
+            None if prediction is None else Prediction(**prediction),
+        )
 
     def __str__(self) -> str:
         header = ("value", "computed by", "saved by", "kept as", "because")
@@ -158,8 +212,9 @@ def _choice(
     reason: str = "",
     ops: Iterable[str] = (),
     fixed: bool = False,
+    let_go: bool = False,
 ) -> Choice:
-    return Choice(value, op, tuple(savers), Recipe(recipe), reason, tuple(ops), fixed)
+    return Choice(value, op, tuple(savers), Recipe(recipe), reason, tuple(ops), fixed, let_go)
 
 
 def _columns(rows: list[tuple[str, ...]]) -> str:

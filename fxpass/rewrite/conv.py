@@ -16,6 +16,7 @@ from torch.fx import Node
 
 from fxpass.edges import Call
 from fxpass.rewrite.context import Context, dims_of, ints
+from fxpass.rewrite.rerun import rerun_layer
 
 
 def rewrite_conv(context: Context, call: Call) -> Node:
@@ -36,4 +37,6 @@ def rewrite_conv(context: Context, call: Call) -> Node:
         padding = ints(padding, n)
     stride, dilation = ints(call.arguments["stride"], n), ints(call.arguments["dilation"], n)
     args = [value, handle, weight, bias, stride, padding, dilation, call.arguments["groups"]]
-    return context.replace(at, context.op(call, call.op.name, args))
+    new = context.replace(at, context.op(call, call.op.name, args))
+    rerun_layer(context, call, new)
+    return new

@@ -9,6 +9,7 @@ from torch.fx import Node
 
 from fxpass.edges import Call
 from fxpass.rewrite.context import Context, dims_of, ints
+from fxpass.rewrite.rerun import rerun_layer
 
 
 def rewrite_conv_transpose(context: Context, call: Call) -> Node:
@@ -21,4 +22,6 @@ def rewrite_conv_transpose(context: Context, call: Call) -> Node:
     weight, bias = context.parameter(call, "weight"), context.parameter(call, "bias")
     args = [value, context.handle(value), weight, bias, stride, padding, output_padding]
     new = context.op(call, call.op.name, [*args, a["groups"], dilation])
-    return context.replace(call.node, new)
+    new = context.replace(call.node, new)
+    rerun_layer(context, call, new)
+    return new

@@ -4,7 +4,11 @@
                                y = add(a, b)
                                t = fxpass.bind(s, y)
 
-The handle takes its hold on the inputs before the op runs, which may write to them.
+The handle takes its hold on the inputs before the op runs, which may write to them. That of a
+layer, which writes to nothing, is made behind it:
+
+    c = fxpass.conv2d(y, s, w, b)   ->   c = fxpass.conv2d(y, s, w, b)
+                                         t = fxpass.rerun_conv2d(c, y, s, ..., w, b)
 """
 
 from __future__ import annotations
@@ -43,6 +47,18 @@ def rewrite_rerun(context: Context, call: Call) -> Node:
     """Leaves the call as it is, with a handle beside it where the plan wants one."""
     end_rerun(context, begin_rerun(context, call), call.node)
     return call.node
+
+
+def rerun_layer(context: Context, call: Call, new: Node) -> None:
+    """Inserts the handle that runs a layer again, if the plan wants one.
+
+    `new` is the operator in the place of the call, on (input, handle, weight, bias, ...).
+    """
+    if not context.restores(call.node):
+        return
+    value, handle, *rest = new.args
+    args = [new, value, handle, context.keeps(value), *rest]
+    context.set_handle(new, context.insert(new.next, f"rerun_{call.op.name}", args))
 
 
 def activation_args(call: Call) -> tuple[str, list[float]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,7 @@ class CompiledModule(IsCompiled, _Base):
 
     __slots__ = (
         *("_fxpass_given", "_fxpass_original", "_fxpass_outer", "_fxpass_strict", "_fxpass_unit"),
+        "_fxpass_replanned",
     )
 
     _fxpass_original: nn.Module
@@ -50,6 +51,7 @@ class CompiledModule(IsCompiled, _Base):
     _fxpass_strict: bool
     _fxpass_given: Plan | None
     _fxpass_outer: Any
+    _fxpass_replanned: Callable[[Any], tuple[Plan | None, Unit]] | None
 
     @property
     def original(self) -> nn.Module:
@@ -63,7 +65,9 @@ class CompiledModule(IsCompiled, _Base):
         Empty before the model was traced; a part is traced when it is first called.
         """
         plans = [plan.at(path) for path, _, plan, _ in self._fxpass_plans()]
-        return Plan(tuple(choice for plan in plans for choice in plan))
+        given = self._fxpass_given
+        prediction = None if given is None else given.prediction
+        return Plan(tuple(choice for plan in plans for choice in plan), prediction)
 
     def explain(self, *, rewrites: bool = False) -> str:
         """The recipe of each saved value, for the model and each part compiled on its own.
@@ -81,6 +85,28 @@ class CompiledModule(IsCompiled, _Base):
         counts = ", ".join(f"{count} {recipe}" for recipe, count in recipes.most_common())
         plan = f"{recipes.total()} saved values: {counts}" if counts else "no plan yet"
         return f"{self!r}\nfxpass: {plan} (see explain())"
+
+    def replan(self, *, memory_budget: int | float | str | None) -> Plan:
+        """Trains on by another plan, from the next call; returns it.
+
+        Parameters, buffers, gradients and optimizers are not touched, and nothing is measured
+        again. None: the plan without a budget.
+
+        Raises:
+            BudgetError: no plan that fits was found; the plan stays what it was.
+            TypeError: the module was not compiled with a memory budget, which measures it.
+            TypeError, ValueError: as in `fxpass.compile`.
+
+        """
+        if self._fxpass_replanned is None:
+            raise TypeError(
+                "replan: this module was compiled without a memory budget, and nothing is known of "
+                "its costs; compile it with memory_budget=1.0"
+            )
+        plan, unit = self._fxpass_replanned(memory_budget)
+        object.__setattr__(self, "_fxpass_given", plan)
+        object.__setattr__(self, "_fxpass_unit", unit)
+        return self.plan
 
     @contextmanager
     def eager(self) -> Iterator[None]:
@@ -158,9 +184,16 @@ class CompiledModule(IsCompiled, _Base):
 
 
 def compiled_module(
-    model: nn.Module, unit: Unit, strict: bool = False, given: Plan | None = None
+    model: nn.Module,
+    unit: Unit,
+    strict: bool = False,
+    given: Plan | None = None,
+    replanned: Callable[[Any], tuple[Plan | None, Unit]] | None = None,
 ) -> Any:
-    """A CompiledModule of `model` that runs `unit`, which was made with the plan `given`."""
+    """A CompiledModule of `model` that runs `unit`, which was made with the plan `given`.
+
+    `replanned`: makes a plan and a unit for another memory budget.
+    """
     base: Any = type(model)
     cls = _class_of(base)
     module: Any = object.__new__(cls)
@@ -170,6 +203,7 @@ def compiled_module(
         "__dict__": model.__dict__,
     }
     own |= {"_fxpass_strict": strict, "_fxpass_given": given, "_fxpass_outer": None}
+    own["_fxpass_replanned"] = replanned
     for name, value in own.items():
         object.__setattr__(module, name, value)  # past nn.Module, which would register submodules
     return module

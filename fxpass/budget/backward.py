@@ -1,0 +1,120 @@
+"""The backward of a step on paper: the autograd nodes in the engine's order.
+
+The node made last goes first among those whose gradients are all there; two gradients of one value
+are added as the engine's input buffers do it, in place where the first is nobody else's.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+
+from fxpass.budget.holding import Buffer, Kept, Memory
+from fxpass.budget.probe import Cost
+
+
+@dataclass
+class Record:
+    """An autograd node."""
+
+    number: int
+    name: str
+    cost: Cost
+    kept: list[Kept]
+    own: Buffer | None
+    targets: dict[int, Record | None]  # by place; None: a parameter
+    waiting: int = 0
+    grad: Grad | None = None
+
+
+@dataclass
+class Grad:
+    """A gradient that waits for its node: its bytes, of a storage that others may hold too."""
+
+    buffer: Buffer
+    n_bytes: int
+
+    @property
+    def mine(self) -> bool:
+        """Whether it may be written to: all of a storage that nobody else holds."""
+        return self.buffer.holders == 1 and self.buffer.n_bytes == self.n_bytes
+
+
+class Backward:
+    """Runs nodes, and has `memory` note what is live."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+
+    def run(self, roots: list[Record]) -> None:
+        """Runs all nodes that lead to `roots`, from the gradients of the model's outputs."""
+        ready: list[tuple[int, Record]] = []
+        for root in roots:
+            n_bytes = root.cost.out_bytes
+            root.grad = Grad(Buffer(self.memory, n_bytes), n_bytes)
+            if root.waiting == 0:
+                heapq.heappush(ready, (-root.number, root))
+        while ready:
+            record = heapq.heappop(ready)[1]
+            self.memory.at = f"{record.name} backward"
+            for target, grad in self._run(record):
+                self._deliver(target, grad)
+                target.waiting -= 1
+                if target.waiting == 0:
+                    heapq.heappush(ready, (-target.number, target))
+
+    def _deliver(self, target: Record, grad: Grad) -> None:
+        """As the engine's input buffer does: added to the one there, in place if that is alone."""
+        if target.grad is None:
+            target.grad = grad
+        elif target.grad.mine:
+            grad.buffer.drop()
+        else:
+            both = Grad(Buffer(self.memory, grad.n_bytes), grad.n_bytes)
+            grad.buffer.drop()
+            target.grad.buffer.drop()
+            target.grad = both
+
+    def _run(self, record: Record) -> list[tuple[Record, Grad]]:
+        memory, grad = self.memory, record.grad
+        assert grad is not None
+        record.grad = None
+        cost = record.cost
+        mine, hands_on = grad.mine, _hands_on(record)
+        over = sum(g.n_bytes for g in cost.gradients.values() if g.is_output)
+        extra = 0 if mine or hands_on else over
+        for i, phase in enumerate(cost.phases):
+            values = [kept.fetch(memory) for kept in record.kept] if phase.reads else []
+            memory.seconds += phase.seconds
+            memory.touch(phase.peak_bytes + (extra if i == 0 else 0))
+            for value in values:
+                value.drop()
+            if not any(later.reads for later in cost.phases[i + 1 :]):
+                for kept in record.kept:
+                    kept.release()
+            if i == 0:
+                self._parameters(record)
+        delivered: list[tuple[Record, Grad]] = []
+        for place, target in record.targets.items():
+            if target is None:
+                continue
+            gradient = cost.gradients[place]
+            if gradient.is_output and (mine or hands_on):
+                buffer = grad.buffer.hold()
+            else:
+                buffer = Buffer(memory, gradient.n_bytes)
+            delivered.append((target, Grad(buffer, gradient.n_bytes)))
+        grad.buffer.drop()
+        if record.own is not None:
+            record.own.drop()
+        return delivered
+
+    def _parameters(self, record: Record) -> None:
+        for place, target in record.targets.items():
+            if target is None:
+                self.memory.add(record.cost.gradients[place].n_bytes)
+
+
+def _hands_on(record: Record) -> bool:
+    """Whether the node only hands on the gradient: an addition, a view."""
+    return record.own is None and not record.kept

@@ -1,0 +1,93 @@
+"""`Planner`: measures a model once, and plans it for any memory budget."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.fx import Graph
+
+from fxpass._preserved import preserved
+from fxpass.budget.amount import budget_bytes
+from fxpass.budget.judge import judge
+from fxpass.budget.search import Found, Search
+from fxpass.budget.survey import Survey, lacks, survey
+from fxpass.capture import ArgPattern, Capture, OwnForward, capture_unit
+from fxpass.edges import Edges, find_edges
+from fxpass.errors import BudgetError, TraceError
+from fxpass.plan import Plan, Prediction, free_plan
+
+
+class Planner:
+    """The costs of a model with one form of inputs, and plans for it.
+
+    Each op is measured alone, forward and backward, on the values that it has in a forward of the
+    example inputs: no more than the values of a forward without gradients and one op's gradients
+    are alive at a time. Parameters, buffers and the RNG are left as found.
+
+    Raises TraceError if the model is not one graph: what its parts do in between, nobody can tell.
+    """
+
+    def __init__(self, model: nn.Module, example_inputs: tuple[Any, ...]) -> None:
+        self._model = model
+        pattern, self._inputs = ArgPattern.split(example_inputs, {})
+        capture = capture_unit(model, pattern, [])
+        if isinstance(capture, OwnForward) or capture.boundaries:
+            raise TraceError(_in_parts(capture))
+        self._capture = capture
+        self._survey = Survey()
+        self._search = Search(model, self._edges, self._measure, self._survey)
+        self._measure(capture.graph)
+        self.eager = judge(model, capture.graph, self._survey)
+        self.free = self._search.judged(free_plan)
+
+    def plan(self, memory_budget: int | float | str) -> Plan:
+        """The fastest plan found whose peak is within the budget.
+
+        Raises BudgetError if there is none, which names the smallest peak found.
+        """
+        budget = budget_bytes(memory_budget, self.eager.peak_bytes)
+        found = self.free
+        if found.verdict.peak_bytes > budget:
+            found = self._search.within(budget)
+        if found.verdict.peak_bytes > budget:
+            raise BudgetError(
+                f"fxpass: no plan found for a memory budget of {budget:,} bytes; the smallest peak "
+                f"found for this {type(self._model).__name__} with these inputs is "
+                f"{found.verdict.peak_bytes:,} bytes, in {found.verdict.peak_at}. Give that much, "
+                "or a smaller batch (eager takes "
+                f"{self.eager.peak_bytes:,} bytes)"
+            )
+        return found.plan.predicted(self._prediction(budget, found))
+
+    def _prediction(self, budget: int, found: Found) -> Prediction:
+        verdict = found.verdict
+        return Prediction(
+            memory_budget=budget,
+            peak_bytes=verdict.peak_bytes,
+            saved_bytes=verdict.saved_bytes,
+            seconds=verdict.seconds,
+            eager_peak_bytes=self.eager.peak_bytes,
+            eager_saved_bytes=self.eager.saved_bytes,
+            eager_seconds=self.eager.seconds,
+        )
+
+    def _edges(self) -> Edges:
+        capture, graph = self._capture, Graph()
+        graph.output(graph.graph_copy(capture.graph, {}))
+        opaque = frozenset(capture.overridden)
+        return find_edges(graph, capture.root, opaque, capture.hooked)
+
+    def _measure(self, graph: Graph) -> None:
+        if lacks(self._survey, graph):
+            with preserved(self._model, self._inputs):
+                survey(self._model, graph, tuple(self._inputs), self._survey)
+
+
+def _in_parts(capture: Capture | OwnForward) -> str:
+    lossy = capture.losses if isinstance(capture, OwnForward) else list(capture.boundaries)
+    parts = "; ".join(map(str, lossy)) or "the model itself"
+    return (
+        "fxpass: memory_budget needs a model that traces as one graph, but these parts run on their"
+        f" own: {parts}. Compile without a budget, or give a budget to a module below them"
+    )

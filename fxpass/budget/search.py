@@ -1,0 +1,148 @@
+"""The plan of a model for a memory budget: a choice, a verdict, and again until it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+from torch.fx import Graph, Node
+
+from fxpass.budget.judge import Verdict, judge
+from fxpass.budget.select import Moment, Selection
+from fxpass.budget.survey import Survey
+from fxpass.edges import Edges, origins_of
+from fxpass.plan import Kept, Plan, Values, recipes
+from fxpass.rewrite import rewrite
+
+_MIB = float(1 << 20)
+_ROUNDS = 40
+_MOMENTS = 8
+"""How many of the moments over the budget become limits in one round, the worst first."""
+
+_PATIENCE = 8
+"""How many rounds may pass without a smaller peak, where none has fitted."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A plan, and what the judge says of it."""
+
+    plan: Plan
+    verdict: Verdict
+
+
+class Search:
+    """The plans of one graph.
+
+    Args:
+        module: whose graph it is.
+        edges: of a copy of the captured graph, which is rewritten there; new at each call.
+        measure: completes the survey by the calls of a rewritten graph that it lacks.
+        survey: what was measured.
+        seconds: the most that one solution of the program may take.
+
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        edges: Callable[[], Edges],
+        measure: Callable[[Graph], None],
+        survey: Survey,
+        seconds: float = 10.0,
+    ) -> None:
+        self._module, self._edges, self._measure = module, edges, measure
+        self._survey, self._seconds = survey, seconds
+
+    def within(self, budget: int) -> Found:
+        """The fastest plan found whose peak is at most `budget` bytes, or the smallest found."""
+        values = self._values()
+        selection = self._selection(values)
+        places = {node.name: place for place, node in enumerate(values.nodes)}
+        smallest, waited = None, 0
+        watched: set[Moment] = set()
+        seen = set()
+        for _ in range(_ROUNDS):
+            kept = selection.solve()
+            found, graph = self._found(kept)
+            peak = found.verdict.peak_bytes
+            if smallest is None or peak < smallest.verdict.peak_bytes:
+                smallest, waited = found, 0
+            if peak <= budget:
+                return found
+            waited += 1
+            choice = frozenset(kept.values), frozenset(kept.masked), frozenset(kept.let_go)
+            if waited > _PATIENCE or choice in seen:
+                break
+            seen.add(choice)
+            peaks = _by_moment(found.verdict, graph, places)
+            worst = sorted(peaks, key=lambda m: peaks[m], reverse=True)[:_MOMENTS]
+            watched |= {moment for moment in worst if peaks[moment] > budget}
+            for moment in watched:
+                others = peaks.get(moment, 0) / _MIB - selection.at(moment)
+                selection.limit(moment, budget / _MIB - others)
+        assert smallest is not None
+        return smallest
+
+    def judged(self, plan_of: Callable[[Edges], Plan]) -> Found:
+        """What the judge says of the plan that `plan_of` makes."""
+        edges = self._edges()
+        plan = plan_of(edges)
+        rewrite(edges, plan)
+        return Found(plan, self._verdict(edges.graph))
+
+    def _values(self) -> Values:
+        edges = self._edges()
+        return Values(edges, heavy_nodes(edges))
+
+    def _found(self, kept: Kept) -> tuple[Found, Graph]:
+        edges = self._edges()
+        values = Values(edges, heavy_nodes(edges))
+        nodes = {node.name: node for node in values.nodes}
+        chosen = (kept.values, kept.masked, kept.let_go)
+        own = [{nodes[node.name] for node in some} for some in chosen]
+        plan = recipes(values, Kept(*own))
+        rewrite(edges, plan)
+        return Found(plan, self._verdict(edges.graph)), edges.graph
+
+    def _verdict(self, graph: Graph) -> Verdict:
+        self._measure(graph)
+        return judge(self._module, graph, self._survey)
+
+    def _selection(self, values: Values) -> Selection:
+        survey = self._survey
+        n_bytes = {node: survey.n_bytes.get(node.name, 0) for node in values.nodes}
+        seconds = {key[1][-1]: cost.seconds for key, cost in survey.costs.items()}
+        seconds |= {key[1][-1]: cost.seconds for key, cost in survey.restores.items()}
+
+        def kept(node: Node) -> int:
+            packs = node in values.sparse and not values.strangers[node]
+            packed = survey.packed_bytes.get(node.name, n_bytes[node])
+            return min(packed, n_bytes[node]) if packs else n_bytes[node]
+
+        def redo(node: Node) -> float:
+            call = values.edges.calls.get(node)
+            is_view = call is not None and call.op.name == "view"
+            return 0.0 if is_view else seconds.get(node.name, 0.0)
+
+        kept_bytes = {node: kept(node) for node in values.nodes}
+        redo_seconds = {node: redo(node) for node in values.nodes}
+        return Selection(values, kept_bytes, n_bytes, redo_seconds, self._seconds)
+
+
+def heavy_nodes(edges: Edges) -> set[str]:
+    """The nodes that may be run again under a budget only."""
+    return {call.node.name for call in edges.calls.values() if call.op.heavy}
+
+
+def _by_moment(verdict: Verdict, graph: Graph, places: dict[str, int]) -> dict[Moment, int]:
+    """The most that is live at each moment."""
+    nodes = {node.name: node for node in graph.nodes}
+    found: dict[Moment, int] = {}
+    for at, peak in verdict.peaks.items():
+        node = nodes[at.removesuffix(" backward")]
+        origin = node.name if node.op == "placeholder" else origins_of(node)[-1].name
+        moment = Moment(places[origin], at.endswith(" backward"))
+        found[moment] = max(found.get(moment, 0), peak)
+    return found
