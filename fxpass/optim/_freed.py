@@ -35,9 +35,7 @@ class FreedGradient(Tensor):
     _was_sparse: bool
 
     @staticmethod
-    def __new__(
-        cls: Any, form: Tensor, parameter: Tensor, name: str
-    ) -> FreedGradient:
+    def __new__(cls: Any, form: Tensor, parameter: Tensor, name: str) -> FreedGradient:
         # A sparse gradient has no strides: its stand-in has the parameter's.
         strides = (form if form.layout == torch.strided else parameter).stride()
         freed = Tensor._make_wrapper_subclass(

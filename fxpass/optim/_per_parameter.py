@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
+from torch.nn.parameter import is_lazy
 
 KNOWN = (
     optim.SGD,
@@ -86,25 +87,26 @@ def require_exact(optimizer: optim.Optimizer) -> None:
 
 
 def require_apart(optimizer: optim.Optimizer) -> None:
-    """Raises if two parameters have elements in common: the update of one would change the other.
+    """Raises if two parameters are views of one buffer, or one parameter is listed twice.
+
+    The update of a view would change what backward still reads of the other, or at least count as
+    a write to it: views have one version counter. What is listed twice is updated twice.
 
     Raises:
         ValueError: names both.
 
     """
-    end, last = 0, ""
-    names = names_of(optimizer)
-    for parameter in sorted(names, key=Tensor.data_ptr):
-        name = names[parameter][1]
-        if parameter.data_ptr() < end:
-            raise ValueError(
-                f"fxpass.optim.in_backward: {last} and {name} share memory, and nodes of backward"
-                f" may still read the one when the other is updated: use one parameter twice, or"
-                f" {_PLAIN_LOOP}"
-            )
-        extent = sum((n - 1) * s for n, s in zip(parameter.shape, parameter.stride(), strict=True))
-        if parameter.numel():
-            end, last = parameter.data_ptr() + (extent + 1) * parameter.element_size(), name
+    first: dict[int, str] = {}
+    for i, group in enumerate(optimizer.param_groups):
+        for j, parameter in enumerate(group["params"]):
+            memory, name = parameter.untyped_storage().data_ptr(), _name(group, i, j)
+            if memory and memory in first:
+                raise ValueError(
+                    f"fxpass.optim.in_backward: {first[memory]} and {name} share memory: list one"
+                    " parameter once, give each its own (p.data = p.data.clone()), or"
+                    f" {_PLAIN_LOOP}"
+                )
+            first[memory] = name
 
 
 def require_exact_gradient(group: dict[str, Any], gradient: Tensor, name: str) -> None:
@@ -133,4 +135,6 @@ def names_of(optimizer: optim.Optimizer) -> dict[Tensor, tuple[dict[str, Any], s
 def _name(group: dict[str, Any], i: int, j: int) -> str:
     if "param_names" in group:
         return f"{group['param_names'][j]!r}"
-    return f"param_groups[{i}]['params'][{j}] of shape {tuple(group['params'][j].shape)}"
+    parameter = group["params"][j]
+    shape = "not known yet" if is_lazy(parameter) else tuple(parameter.shape)
+    return f"param_groups[{i}]['params'][{j}] of shape {shape}"
