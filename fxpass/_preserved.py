@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fxpass.optim._in_backward import paused
+from fxpass.optim._hooks import paused
 
 _PLAIN = (bool, int, float, str, type(None))
 _OF_EVERY_MODULE = frozenset(nn.Module().__dict__)

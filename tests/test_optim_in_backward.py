@@ -255,6 +255,27 @@ def test_tied_weights_in_two_checkpoints():
     assert_equal(Tied, adam)
 
 
+def test_a_model_captured_by_dynamo(fresh_dynamo):
+    def make_model():
+        return torch.compile(Net(), backend="fxpass")
+
+    assert_equal(make_model, adam)
+
+
+def test_a_gradient_changed_by_hooks():
+    def halve(parameter):
+        parameter.grad.mul_(0.5)
+
+    def make(model):
+        if not hasattr(model, "hooked"):
+            model.hooked = True
+            model.head.weight.register_hook(lambda gradient: gradient.clamp(-0.1, 0.1))
+            model.turn.weight.register_post_accumulate_grad_hook(halve)
+        return adam(model)
+
+    assert_equal(Net, make)
+
+
 def test_weights_that_are_computed():
     def make_model():
         model = Net()

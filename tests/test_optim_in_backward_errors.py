@@ -13,6 +13,7 @@ from torch import distributed, nn, optim
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
 import fxpass
 from fxpass.optim._freed import FreedGradientError
@@ -195,6 +196,21 @@ def test_a_node_that_has_saved_a_detached_weight(compiled):
     module = fxpass.compile(model) if compiled else model
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         module(torch.ones(3, 8)).sum().backward()
+
+
+def test_a_weight_in_two_reentrant_checkpoints():
+    """Each has a backward of its own, with a part of the gradient."""
+
+    class Tied(Net):
+        def forward(self, x):
+            x = self.conv(x).mean((2, 3))
+            for _ in range(2):
+                x = checkpoint(lambda x: F.relu(self.turn(x)), x, use_reentrant=True)
+            return self.head(x)
+
+    model, _ = in_training(make_model=Tied)
+    with pytest.raises(FreedGradientError, match=r"gradient of 'turn\.(weight|bias)' is gone"):
+        backward(model)
 
 
 # ---- what the plain loop would have done otherwise --------------------------------------------
@@ -439,6 +455,15 @@ def test_parameters_elsewhere():
         return optim.SGD(model.to("meta").named_parameters())
 
     refused(make, TypeError, "expected parameters on the CPU.*'conv.weight' on meta")
+
+
+def test_no_leaf():
+    def make(model):
+        twice = model.head.weight * 2
+        twice.retain_grad()
+        return optim.SGD([twice])
+
+    refused(make, TypeError, r"expected leaves .* of Tensor, leaf: False")
 
 
 def test_lazy_parameters():

@@ -6,7 +6,7 @@
    own code meets only gradients that were not used yet (a parameter added or unfrozen since has no
    hook); a post-hook puts them back. `step` itself is not replaced: closures, the users' hooks and
    learning rate schedulers see what they always see.
-3. What the plain loop would have done differently is an error, in `_update` or in `_before_step`.
+3. What the plain loop would have done differently is an error, in `update` or in `_before_step`.
 
 Why an update may come before backward is over: a parameter's AccumulateGrad node runs once a
 backward, after every node that has an edge to it, and those are all that read the parameter with
@@ -18,16 +18,15 @@ graph. A read of `weight.data` is not seen by that check, here as everywhere in 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, optim
-from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
 from fxpass.optim._freed import WAYS_OUT, FreedGradient
+from fxpass.optim._hooks import Hook, is_hooked
+from fxpass.optim._hyperparameters import changed, copy_of
 from fxpass.optim._per_parameter import (
     names_of,
     require_apart,
@@ -35,8 +34,15 @@ from fxpass.optim._per_parameter import (
     require_exact_gradient,
     require_known,
 )
+from fxpass.optim._step_one import order_states, step_one
 
 Group = dict[str, Any]
+
+_TORN = (
+    "load the state of model and optimizer from before (load_state_dict), or decide before"
+    " backward() whether to train on a batch"
+)
+_AFTER = "change it after step() or before backward()"
 
 
 class _Updated(NamedTuple):
@@ -88,7 +94,7 @@ class InBackward:
     # The optimizer's step hooks keep this alive, and a parameter's hook does not: an optimizer that
     # the user has dropped ends at once, and updates nothing behind its successor's back.
     def __init__(self, optimizer: optim.Optimizer) -> None:
-        self._optimizer = weakref.ref(optimizer)
+        self.optimizer = weakref.ref(optimizer)
         self._hooks: dict[Tensor, RemovableHandle] = {}
         self._updated: dict[Tensor, _Updated] = {}
         self._places: dict[Tensor, tuple[Group, str]] = {}
@@ -122,22 +128,23 @@ class InBackward:
         self.remove()
 
     def _hook(self, optimizer: optim.Optimizer) -> None:
-        """Hooks every parameter that has no hook of this yet and can have one."""
-        for parameter, (_, name) in names_of(optimizer).items():
-            if parameter.requires_grad and parameter not in self._hooks:
-                if any(_hooks_on(parameter)):
-                    raise ValueError(
-                        f"fxpass.optim.in_backward: {name} is updated inside backward already:"
-                        " call .remove() on the handle of the first in_backward"
-                    )
-                hook = _Hook(self)
-                self._hooks[parameter] = parameter.register_post_accumulate_grad_hook(hook)
+        """Hooks every parameter that has no hook of this yet and can have one; or none of them."""
+        names = names_of(optimizer)
+        new = [p for p in names if p.requires_grad and p not in self._hooks]
+        for parameter in new:
+            if is_hooked(parameter):
+                raise ValueError(
+                    f"fxpass.optim.in_backward: {names[parameter][1]} is updated inside backward"
+                    " already: call .remove() on the handle of the first in_backward"
+                )
+        for parameter in new:
+            self._hooks[parameter] = parameter.register_post_accumulate_grad_hook(Hook(self))
 
     # ---- in backward ---------------------------------------------------------------------------
 
-    def _update(self, parameter: Tensor) -> None:
+    def update(self, parameter: Tensor) -> None:
         """Updates the parameter with its gradient, now whole, and frees that."""
-        optimizer = self._optimizer()
+        optimizer = self.optimizer()
         if optimizer is None:
             return
         if self._hidden:
@@ -158,7 +165,7 @@ class InBackward:
             return  # another hook of the user's has taken it
         require_exact_gradient(group, gradient, name)
         try:
-            _step_one(optimizer, group, parameter)
+            step_one(optimizer, group, parameter)
         except Exception as error:
             done = f"{len(self._updated)} of {len(self._places)} parameters are updated already"
             error.add_note(f"fxpass.optim.in_backward: while updating {name}; {done}: {_TORN}")
@@ -174,7 +181,7 @@ class InBackward:
         for parameter in self._places:
             if isinstance(parameter.grad, FreedGradient):
                 raise parameter.grad._error("backward()", accumulates=True)
-        self._used = [(group, _copy(group)) for group in optimizer.param_groups]
+        self._used = [(group, copy_of(group)) for group in optimizer.param_groups]
         self._states = len(optimizer.state)
         # The last to come before the step: the user's hooks meet a stand-in, and not None.
         optimizer._optimizer_step_pre_hooks.move_to_end(self._before.id)  # type: ignore[attr-defined]
@@ -194,7 +201,9 @@ class InBackward:
             self._hide(optimizer)
             return loss
 
-        return args[:1], {**kwargs, "closure": and_hide}
+        if "closure" in kwargs:
+            return args, {**kwargs, "closure": and_hide}
+        return (args[0], and_hide, *args[2:]), kwargs
 
     def _hide(self, optimizer: optim.Optimizer) -> None:
         """Leaves the optimizer the gradients that were not used yet, if nothing has changed."""
@@ -226,15 +235,12 @@ class InBackward:
             if parameter._version != version:
                 raise RuntimeError(f"{name} was written to {since} {_AFTER}")
         for i, (group, used) in enumerate(self._used):
-            for option, value in used.items():
-                if not _same(value, group.get(option)):
-                    raise RuntimeError(
-                        f"param_groups[{i}][{option!r}] was changed {since} {_AFTER}"
-                    )
+            if option := changed(group, used):
+                raise RuntimeError(f"param_groups[{i}][{option!r}] was changed {since} {_AFTER}")
 
     def _after_step(self, optimizer: optim.Optimizer, *_: Any) -> None:
         if self._updated:
-            _in_order(optimizer, self._states)
+            order_states(optimizer, self._states)
         self._put_back()
         if self._removed:
             self.remove()
@@ -254,98 +260,3 @@ class InBackward:
     def _forget(self) -> None:
         self._updated.clear()
         self._hidden = False
-
-
-_TORN = (
-    "load the state of model and optimizer from before (load_state_dict), or decide before"
-    " backward() whether to train on a batch"
-)
-_AFTER = "change it after step() or before backward()"
-
-
-class _Hook:
-    """The hook of one parameter."""
-
-    def __init__(self, updates: InBackward) -> None:
-        self._updates = weakref.ref(updates)
-
-    def __call__(self, parameter: Tensor) -> None:
-        if (updates := self._updates()) is not None:
-            updates._update(parameter)
-
-    def is_live(self) -> bool:
-        updates = self._updates()
-        return updates is not None and updates._optimizer() is not None
-
-
-def _hooks_on(parameter: Tensor) -> Iterator[_Hook]:
-    hooks = parameter._post_accumulate_grad_hooks or {}
-    return (h for h in hooks.values() if isinstance(h, _Hook) and h.is_live())
-
-
-@contextmanager
-def paused(tensors: Iterable[Tensor]) -> Iterator[None]:
-    """In the block, gradients of these tensors are accumulated and nothing is updated."""
-    taken = []
-    for tensor in tensors:
-        hooks = tensor._post_accumulate_grad_hooks
-        if hooks and any(isinstance(h, _Hook) for h in hooks.values()):
-            taken.append((hooks, dict(hooks)))
-            for key in [key for key, h in hooks.items() if isinstance(h, _Hook)]:
-                del hooks[key]
-    try:
-        yield
-    finally:
-        for hooks, before in taken:
-            hooks.clear()
-            hooks.update(before)
-
-
-def _step_one(optimizer: optim.Optimizer, group: Group, parameter: Tensor) -> None:
-    """The optimizer's own `step`, without its hooks, as if it had this one parameter."""
-    kind: Any = type(optimizer)
-    # torch.optim.Optimizer wraps each class's `step` with the calls of the hooks, marked `hooked`.
-    step = kind.step.__wrapped__ if getattr(kind.step, "hooked", False) else kind.step
-    alone = dict(group, params=[parameter])
-    of_one = object.__new__(kind)
-    vars(of_one).update(vars(optimizer), param_groups=[alone])
-    # For a subclass whose `step` calls its parent's, which is wrapped too.
-    vars(of_one).update(_optimizer_step_pre_hooks={}, _optimizer_step_post_hooks={})
-    options, attributes = dict(alone), dict(vars(of_one))
-    with torch.autocast("cpu", enabled=False):
-        step(of_one)
-    written = [f"param_groups[...][{k!r}]" for k in alone if alone[k] is not options.get(k, _NONE)]
-    written += [k for k, v in vars(of_one).items() if v is not attributes.get(k, _NONE)]
-    if unknown := set(written) - {"_need_device_dtype_check_for_fused"}:
-        raise TypeError(
-            f"fxpass.optim.in_backward: step() of {kind.__qualname__} writes to"
-            f" {', '.join(sorted(unknown))}, which all parameters have in common: it is not"
-            " per_parameter; train with the plain loop"
-        )
-
-
-_NONE = object()
-
-
-def _in_order(optimizer: optim.Optimizer, before: int) -> None:
-    """Orders new states as `step()` makes them, by parameters, as they will be in a state_dict."""
-    new = set(list(optimizer.state)[before:])
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if parameter in new:
-                optimizer.state[parameter] = optimizer.state.pop(parameter)
-
-
-def _copy(group: Group) -> Group:
-    """The hyperparameters as they are now."""
-    return {
-        option: pytree.tree_map(lambda v: v.detach().clone() if isinstance(v, Tensor) else v, value)
-        for option, value in group.items()
-        if option not in ("params", "param_names")
-    }
-
-
-def _same(a: Any, b: Any) -> bool:
-    pairs = zip(pytree.tree_leaves(a), pytree.tree_leaves(b), strict=False)
-    same = pytree.tree_structure(a) == pytree.tree_structure(b)
-    return same and all(x is y or bool(x == y) for x, y in pairs)
