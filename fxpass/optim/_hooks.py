@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from weakref import WeakMethod, ref
 
 from torch import Tensor, optim
 
 
-class Updates(Protocol):
-    """What a hook calls."""
-
-    def update(self, parameter: Tensor) -> None:
-        """Updates the parameter, whose gradient is whole."""
-
-    def optimizer(self) -> optim.Optimizer | None:
-        """None once the user has dropped it."""
-
-
 class Hook:
-    """Hands a parameter with its gradient to what updates it, for as long as that is alive."""
+    """Hands a parameter with its gradient to `update`, as long as that and the optimizer live."""
 
-    def __init__(self, updates: Updates) -> None:
-        self._updates = weakref.ref(updates)
+    def __init__(
+        self, update: WeakMethod[Callable[[Tensor], None]], optimizer: ref[optim.Optimizer]
+    ) -> None:
+        self._update, self._optimizer = update, optimizer
 
     def __call__(self, parameter: Tensor) -> None:
-        if (updates := self._updates()) is not None:
-            updates.update(parameter)
+        if self.is_live() and (update := self._update()):
+            update(parameter)
 
     def is_live(self) -> bool:
-        """Whether the optimizer is still there."""
-        updates = self._updates()
-        return updates is not None and updates.optimizer() is not None
+        """Whether it still does anything."""
+        return self._update() is not None and self._optimizer() is not None
 
 
 def is_hooked(parameter: Tensor) -> bool:

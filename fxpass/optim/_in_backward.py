@@ -6,7 +6,7 @@
    own code meets only gradients that were not used yet (a parameter added or unfrozen since has no
    hook); a post-hook puts them back. `step` itself is not replaced: closures, the users' hooks and
    learning rate schedulers see what they always see.
-3. What the plain loop would have done differently is an error, in `update` or in `_before_step`.
+3. What the plain loop would have done differently is an error, in `_update` or in `_before_step`.
 
 Why an update may come before backward is over: a parameter's AccumulateGrad node runs once a
 backward, after every node that has an edge to it, and those are all that read the parameter with
@@ -94,7 +94,7 @@ class InBackward:
     # The optimizer's step hooks keep this alive, and a parameter's hook does not: an optimizer that
     # the user has dropped ends at once, and updates nothing behind its successor's back.
     def __init__(self, optimizer: optim.Optimizer) -> None:
-        self.optimizer = weakref.ref(optimizer)
+        self._optimizer = weakref.ref(optimizer)
         self._hooks: dict[Tensor, RemovableHandle] = {}
         self._updated: dict[Tensor, _Updated] = {}
         self._places: dict[Tensor, tuple[Group, str]] = {}
@@ -137,16 +137,16 @@ class InBackward:
                     f"fxpass.optim.in_backward: {names[parameter][1]} is updated inside backward"
                     " already: call .remove() on the handle of the first in_backward"
                 )
+        hook = Hook(weakref.WeakMethod(self._update), self._optimizer)
         for parameter in new:
-            self._hooks[parameter] = parameter.register_post_accumulate_grad_hook(Hook(self))
+            self._hooks[parameter] = parameter.register_post_accumulate_grad_hook(hook)
 
     # ---- in backward ---------------------------------------------------------------------------
 
-    def update(self, parameter: Tensor) -> None:
+    def _update(self, parameter: Tensor) -> None:
         """Updates the parameter with its gradient, now whole, and frees that."""
-        optimizer = self.optimizer()
-        if optimizer is None:
-            return
+        optimizer = self._optimizer()
+        assert optimizer is not None, "the hook has asked"
         if self._hidden:
             self._forget()  # the last step() raised
         if not self._updated:
