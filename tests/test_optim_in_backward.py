@@ -430,6 +430,29 @@ def test_a_dropped_optimizer_updates_nothing_more():
     fxpass.optim.in_backward(momentum(model))  # no error: nobody else updates the parameters
 
 
+def test_a_handle_keeps_no_optimizer_alive():
+    model = Net()
+    optimizer = momentum(model)
+    handle = fxpass.optim.in_backward(optimizer)
+    del optimizer
+    before = copy.deepcopy(model.state_dict())
+    model.head(torch.ones(1, 6)).sum().backward()
+    assert model.head.weight.equal(before["head.weight"])
+    assert type(model.head.weight.grad) is torch.Tensor
+    handle.remove()
+
+
+def test_a_gradient_that_a_hook_has_taken():
+    def take(parameter):
+        parameter.grad = None
+
+    def make(model):
+        model.head.weight.register_post_accumulate_grad_hook(take)
+        return momentum(model)
+
+    assert_equal(Net, make)
+
+
 def test_verify_and_profile_update_nothing():
     torch.manual_seed(0)
     model = Net()

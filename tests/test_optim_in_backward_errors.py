@@ -113,6 +113,16 @@ def test_clipping(clip, where):
         clip(model) if where == "the loop" else optimizer.step()
 
 
+def test_a_step_post_hook_that_was_there_before():
+    model = Net()
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    optimizer.register_step_post_hook(lambda *_: model.conv.weight.grad.norm())
+    fxpass.optim.in_backward(optimizer)
+    backward(model)
+    with pytest.raises(FreedGradientError):
+        optimizer.step()
+
+
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("unscale", [False, True])
 def test_the_gradient_scaler(fused, unscale):
