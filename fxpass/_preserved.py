@@ -3,7 +3,7 @@
 Snapshot and restored in place: parameters, `.grad`, buffers, tensors and plain values (numbers,
 strings) among the modules' attributes, training flags, the inputs' bytes, and the RNG of torch and
 of Python. Bytes are restored storage by storage, so views and shared tensors keep their ties, and
-without a change of version.
+without a change of version. An optimizer of `fxpass.optim.in_backward` updates nothing meanwhile.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+
+from fxpass.optim._hooks import paused
 
 _PLAIN = (bool, int, float, str, type(None))
 _OF_EVERY_MODULE = frozenset(nn.Module().__dict__)
@@ -41,8 +43,11 @@ class preserved:
             if t is not None and t.layout == torch.strided and (s := t.untyped_storage()).nbytes()
         }
         self._bytes = [(storage, storage.clone()) for storage in storages.values()]
+        self._paused = paused(tensors)
+        self._paused.__enter__()
 
     def __exit__(self, *_: object) -> None:
+        self._paused.__exit__(None, None, None)
         for module, parameters, buffers, plain in self._members:
             _replace(module._parameters, parameters)
             _replace(module._buffers, buffers)
