@@ -29,9 +29,7 @@ def test_steps(steps, problem):
 
 @pytest.mark.parametrize("schedule", ["rotor", None, 3, [Keep(0)]])
 def test_schedule(schedule):
-    with pytest.raises(
-        ValueError, match=r"'uniform', 'revolve', 'optimal' or one made by fxpass.s"
-    ):
+    with pytest.raises(ValueError, match=r"'uniform', 'revolve', 'optimal' or one made by fxpass"):
         fxpass.checkpoint_chain(STEPS, batch(), schedule=schedule)
 
 
