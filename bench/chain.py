@@ -140,7 +140,7 @@ def measured(problem: Problem, schedule: Schedule | None) -> Measured:
 
 
 def schedules(problem: Problem, chain: Chain, slots: int | None) -> dict[str, Schedule]:
-    """Each by the name in the table. "optimal" has Revolve's memory, and halfway to the plain loop's."""
+    """Each by the name in the table; "optimal" has Revolve's memory, and more."""
     length = len(problem.steps)
     slots = slots or default_slots(length)
     by_revolve = revolve(chain, slots)

@@ -167,9 +167,19 @@ def test_what_a_step_itself_has_written_to_is_eagers_error():
         return y
 
     for loop in (plain, fxpass.checkpoint_chain):
-        y = loop([step] * 5, batch())
-        with pytest.raises(RuntimeError, match=r"modified by an inplace operation.*expected vers"):
-            y.sum().backward()
+        for length in (1, 5):
+            y = loop([step] * length, batch())
+            with pytest.raises(RuntimeError, match=r"modified by an inplace operation.*expected v"):
+                y.sum().backward()
+
+
+def test_what_backward_does_not_need_may_be_written_to():
+    def step(x):
+        y = x.detach().requires_grad_().exp()
+        y.mul_(0.1)  # only the backward of exp would need it
+        return x.sin() + y.detach()
+
+    both([step] * 6, lambda y, x: torch.autograd.grad(y.sum(), x), slots=2)
 
 
 def test_weights_updated_within_backward():

@@ -106,6 +106,24 @@ def test_a_homogeneous_chain_loses_nothing_by_units():
         assert schedules[0] == schedules[1] == schedules[2]
 
 
+@given(chains(most=12), st.floats(0, 1), st.integers(1, 6))
+def test_groups_of_a_long_chain_stay_within_the_budget(chain, share, most_stages):
+    least, most = smallest_bytes(chain), judge(chain, plain(chain)).peak_bytes
+    budget = least + int(share * (most - least))
+    verdict = judge(chain, optimal(chain, budget, slots=FINE, most_stages=most_stages))
+    assert verdict.peak_bytes <= budget
+    fine = judge(chain, optimal(chain, budget, slots=FINE))
+    assert verdict.seconds >= fine.seconds
+
+
+def test_groups_lose_little():
+    chain = Chain.equal(600, Stage(1.0, 2.0, 1 << 20, 3 << 20))
+    budget = judge(chain, revolve(chain, 40)).peak_bytes
+    by_groups = judge(chain, optimal(chain, budget))
+    assert by_groups.peak_bytes <= budget
+    assert by_groups.seconds < judge(chain, revolve(chain, 40)).seconds
+
+
 @pytest.mark.parametrize("slots", [0, -3])
 def test_slots_are_positive(slots):
     with pytest.raises(ValueError, match="slots to be at least 1"):

@@ -18,7 +18,8 @@ the unit, and nothing is lost. What differs from the paper: the bytes that runni
 asked for every stage i, not for the whole of s .. t, and the last gradient counts from the first
 backward on.
 
-Known to be slow: time grows with length^3 * slots / 6 (150 stages, 500 slots: half a second).
+Known to be slow: time grows with length^3 * slots / 6 (150 stages, 500 slots: half a second), so
+in longer chains consecutive stages are planned for as one.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from fxpass.errors import BudgetError
 from fxpass.schedule.actions import Schedule
 from fxpass.schedule.chain import Chain
 from fxpass.schedule.costs import Costs
+from fxpass.schedule.group import Groups
 from fxpass.schedule.judge import judge
 from fxpass.schedule.smallest import smallest, smallest_bytes
 from fxpass.schedule.split import written_out
@@ -40,33 +42,36 @@ from fxpass.schedule.uniform import plain
 Seconds = NDArray[np.float64]
 
 
-def optimal(chain: Chain, budget: int, *, slots: int = 500) -> Schedule:
+def optimal(chain: Chain, budget: int, *, slots: int = 500, most_stages: int = 150) -> Schedule:
     """The fastest schedule whose peak, as `judge` counts it, is within the budget.
 
     Args:
         chain: the stages.
         budget: bytes, those of the chain's first input among them.
         slots: in how many units the budget is divided at most; more is finer and slower.
+        most_stages: of a longer chain, groups of stages are planned for, each as a whole.
 
     Raises:
         BudgetError: no schedule has so small a peak; the message names the smallest possible one.
 
     """
-    if slots < 1:
-        raise ValueError(f"expected slots to be at least 1, got {slots}")
+    for name, number in (("slots", slots), ("most_stages", most_stages)):
+        if number < 1:
+            raise ValueError(f"expected {name} to be at least 1, got {number}")
     everything = plain(chain)
     if judge(chain, everything).peak_bytes <= budget:
         return everything
-    table = _Table(chain, budget - chain.stages[0].input_bytes, slots)
+    groups = Groups(chain, -(-len(chain) // most_stages))
+    table = _Table(groups.chain(), budget - chain.stages[0].input_bytes, slots)
     if table.fits:
-        return written_out(len(chain), table.units, table.choose)
+        return groups.spelled_out(written_out(table.length, table.units, table.choose))
     least = smallest_bytes(chain)
     if budget < least:
         raise BudgetError(
             f"no schedule of these {len(chain)} stages fits into {budget:,} bytes: "
             f"the smallest possible budget is {least:,} bytes"
         )
-    return smallest(chain)  # only because of rounding up nothing else fits
+    return smallest(chain)  # nothing else fits, if only because of rounding up and groups
 
 
 class _Table:
@@ -80,7 +85,7 @@ class _Table:
         self.units = budget // self._unit
         self._state_units = self._round_up(costs.state)
         self._tape_units = self._round_up(costs.tape)
-        length = len(chain)
+        self.length = length = len(chain)
         self._seconds: Seconds = np.full((length, length, max(self.units, 0) + 1), np.inf)
         if self.units >= 0:
             self._fill()
@@ -109,7 +114,7 @@ class _Table:
         return int(middles[best]), int(left_over[best])
 
     def _fill(self) -> None:
-        costs, length = self._costs, len(self._costs.tape)
+        costs, length = self._costs, self.length
         until = costs.forward_until
         tapes, states = self._tape_units.tolist(), self._state_units.tolist()
         forwards = costs.forwards(length - 1)
