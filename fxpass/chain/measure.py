@@ -33,8 +33,11 @@ def measure(steps: Sequence[Callable[[Any], Any]], x: Any) -> Chain:
     """
     modules = {id(module): module for step in steps for module in modules_of(step)}
     stages = []
-    state = without_graph(x)
-    with Surroundings().again(modules.values(), torch.get_rng_state()):
+    state, surroundings, rng = without_graph(x), Surroundings(), torch.get_rng_state()
+    with surroundings.again(modules.values(), rng):
+        for step in steps[:1]:
+            _measured(step, state)  # for what torch does only once
+    with surroundings.again(modules.values(), rng):
         for step in steps:
             stage, state = _measured(step, state)
             stages.append(stage)
