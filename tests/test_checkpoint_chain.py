@@ -10,8 +10,10 @@ from _steps import KINDS, WIDTH, Cell, Counting, Dropped, Normed, batch, every_s
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import fxpass
+from fxpass.schedule import Chain, judge, plain, revolve, uniform
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -232,3 +234,94 @@ def test_a_compiled_module_is_a_step():
     for a, b in zip(expected, [x.grad, *(p.grad for p in net.parameters())], strict=True):
         assert torch.equal(a, b)
     assert torch.equal(y, z)
+
+
+class Nested(nn.Module):
+    """A step that is a chain itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.cells = nn.ModuleList(make([Cell, Dropped, Normed, Cell]))
+
+    def forward(self, x):
+        return fxpass.checkpoint_chain(list(self.cells), x, slots=1)
+
+
+class Checkpointed(Nested):
+    """A step with torch's own checkpoint in it."""
+
+    def __init__(self, use_reentrant):
+        super().__init__()
+        self.use_reentrant = use_reentrant
+
+    def forward(self, x):
+        first, *others = self.cells
+        x = checkpoint(first, x, use_reentrant=self.use_reentrant)
+        return others[0](x)
+
+
+class Twice(torch.autograd.Function):
+    """Reads what it has saved two times, and saves nothing that it was given."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x.cos(), x > 0)
+        return x.sin()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * ctx.saved_tensors[0] * (1 + ctx.saved_tensors[1].float())
+
+
+class WithTwice(Cell):
+    def forward(self, x):
+        return Twice.apply(super().forward(x))
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Nested,
+        lambda: Checkpointed(False),
+        lambda: Checkpointed(True),
+        WithTwice,
+    ],
+    ids=["nested", "checkpoint", "reentrant", "function"],
+)
+def test_steps_that_save_in_their_own_way(kind, slots):
+    torch.manual_seed(0)
+    plain, chained = twins([kind(), kind()] * 3, slots=slots)
+    assert_exact(plain, batch(), compiled=chained)
+
+
+def runs_of(loop, length):
+    """How often each step is run."""
+    counts = [0] * length
+
+    def step(i, x):
+        counts[i] += 1
+        return x.tanh()
+
+    loop([functools.partial(step, i) for i in range(length)], batch()).sum().backward()
+    return counts
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 20])
+def test_steps_run_as_often_as_the_schedule_says(length):
+    chain = Chain.equal(length)
+    for schedule in (plain(chain), *(revolve(chain, n) for n in (1, 2, 3, 5, length))):
+        loop = functools.partial(fxpass.checkpoint_chain, schedule=schedule)
+        assert sum(runs_of(loop, length)) == judge(chain, schedule).forward_steps
+
+
+@pytest.mark.parametrize("segments", [1, 2, 3, 7])
+def test_uniform_runs_what_checkpoint_sequential_runs(segments):
+    def torchs(steps, x):
+        return checkpoint_sequential(steps, segments, x, use_reentrant=False)
+
+    found = runs_of(
+        functools.partial(fxpass.checkpoint_chain, schedule="uniform", slots=segments), 7
+    )
+    assert found == runs_of(torchs, 7)
+    assert sum(found) == judge(Chain.equal(7), uniform(Chain.equal(7), segments)).forward_steps
