@@ -150,6 +150,24 @@ def test_several_threads_at_once():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_several_chains_at_once():
+    # They share the generator of random numbers, which each replays.
+    chains = []
+    for _ in range(3):
+        x = batch()
+        y = fxpass.checkpoint_chain(cells(16, Dropped), x, slots=2)
+        chains.append((x, y, torch.autograd.grad(y.sum(), x, retain_graph=True)[0]))
+    state = torch.get_rng_state()
+
+    def work(i):
+        x, y, expected = chains[i]
+        for _ in range(3):
+            assert torch.equal(torch.autograd.grad(y.sum(), x, retain_graph=True)[0], expected)
+
+    at_once(len(chains), work)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_weights_written_to_are_eagers_error():
     for loop in (plain, fxpass.checkpoint_chain):
         steps = cells(kind=lambda: nn.Linear(6, 6))

@@ -74,12 +74,12 @@ class Run:
         start = max(i for i in self._kept if i <= min(missing))
         state = self._kept[start].state(start)
         modules = {id(m): m for tape in self._tapes[start : stage + 1] for m in tape.modules}
+        self._held |= hold
         with self._surroundings.again(modules.values(), self._kept[start].rng):
             for i in range(start, stage + 1):
                 if i in keep and i not in self._kept:
                     self._keep(i, state)
                 state = without_graph(self._tapes[i].run_again(state, i in hold))
-        self._held |= hold
 
     def _keep(self, stage: int, state: Any) -> None:
         rng = torch.get_rng_state()

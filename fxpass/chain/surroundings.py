@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from fxpass.chain.members import Members
+
+# Torch's default generator is one for all threads: two that replay take turns.
+_REPLAYING = threading.RLock()
 
 
 class Surroundings:
@@ -28,14 +32,15 @@ class Surroundings:
             rng: the state of the random numbers in the block at first.
 
         """
-        outer_rng, members = torch.get_rng_state(), Members(modules)
         autocast = torch.autocast(
             "cpu", dtype=self._dtype, enabled=self._enabled, cache_enabled=self._cached
         )
-        torch.set_rng_state(rng)
-        try:
-            with torch.enable_grad(), autocast:
-                yield
-        finally:
-            torch.set_rng_state(outer_rng)
-            members.restore()
+        with _REPLAYING:
+            outer_rng, members = torch.get_rng_state(), Members(modules)
+            torch.set_rng_state(rng)
+            try:
+                with torch.enable_grad(), autocast:
+                    yield
+            finally:
+                torch.set_rng_state(outer_rng)
+                members.restore()
