@@ -37,6 +37,7 @@ bench: $(VENV)/.installed
 	python -m bench.zoo
 	python -m bench.inspect
 	python -m bench.deploy
+	python -m bench.chain
 
 # The API reference, from the docstrings.
 docs: $(VENV)/.installed

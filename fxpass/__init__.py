@@ -3,6 +3,7 @@
 from fxpass import _library as _library
 from fxpass import bitmap, memory, optim
 from fxpass._library import cmake_prefix_path
+from fxpass.chain import checkpoint_chain
 from fxpass.compile import compile, plan
 from fxpass.errors import BudgetError, ExportError, FxpassError, MismatchError, TraceError
 from fxpass.export import export_torchscript, save_dataset
@@ -21,6 +22,7 @@ __all__ = [
     "Timeline",
     "TraceError",
     "bitmap",
+    "checkpoint_chain",
     "cmake_prefix_path",
     "compile",
     "export_torchscript",

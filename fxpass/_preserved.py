@@ -33,7 +33,7 @@ class preserved:
     def __enter__(self) -> None:
         self._rng = torch.get_rng_state(), random.getstate()
         self._members = [
-            (m, dict(m._parameters), dict(m._buffers), _plain_attributes(m)) for m in self._modules
+            (m, dict(m._parameters), dict(m._buffers), plain_attributes(m)) for m in self._modules
         ]
         tensors = {id(t): t for t in self._tensors()}.values()
         self._aliases = [(t, t.data, t.grad, t.requires_grad) for t in tensors if t.is_leaf]
@@ -74,7 +74,8 @@ def _own_attributes(module: nn.Module) -> dict[str, Any]:
     return {k: value for k, value in module.__dict__.items() if k not in _OF_EVERY_MODULE}
 
 
-def _plain_attributes(module: nn.Module) -> dict[str, Any]:
+def plain_attributes(module: nn.Module) -> dict[str, Any]:
+    """The attributes of its own that are numbers, strings or None, and `training`."""
     attributes = _own_attributes(module) | {"training": module.training}
     return {name: value for name, value in attributes.items() if isinstance(value, _PLAIN)}
 
