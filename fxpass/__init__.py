@@ -1,7 +1,7 @@
 """Train the same PyTorch model, to the same bits, in a fraction of the activation memory."""
 
 from fxpass import _library as _library
-from fxpass import bitmap, memory
+from fxpass import bitmap, memory, paging
 from fxpass._library import cmake_prefix_path
 from fxpass.compile import compile
 from fxpass.errors import BudgetError, ExportError, FxpassError, MismatchError, TraceError
@@ -25,6 +25,7 @@ __all__ = [
     "compile",
     "export_torchscript",
     "memory",
+    "paging",
     "profile",
     "save_dataset",
     "verify",

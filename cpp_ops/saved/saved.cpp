@@ -5,6 +5,7 @@
 #include <torch/library.h>
 
 #include "saved/codec.h"
+#include "saved/task_end.h"
 
 namespace fxpass {
 
@@ -68,26 +69,6 @@ void RestoredCache::drop(int task) {
   if (task_ == task) value_.reset();
 }
 
-namespace {
-
-// Dropped with the graph task whether it ends well or raises: the engine destroys its callbacks
-// either way, but runs them only when all went well.
-class DropAtTaskEnd {
- public:
-  DropAtTaskEnd(std::weak_ptr<RestoredCache> cache, int task)
-      : cache_(std::move(cache)), task_(task) {}
-  DropAtTaskEnd(const DropAtTaskEnd&) = delete;
-  ~DropAtTaskEnd() {
-    if (auto cache = cache_.lock()) cache->drop(task_);
-  }
-
- private:
-  std::weak_ptr<RestoredCache> cache_;
-  int task_;
-};
-
-}  // namespace
-
 void Saved::bind(const at::Tensor& value) {
   if (!value.defined() || !codec::is_plain(value) || !value.has_storage()) return;
   identity_ = Identity(value);
@@ -132,8 +113,9 @@ at::Tensor Saved::fetch_unchecked() {
   const int others = claims_ - 1;
   if (task != -1 && others > 0) {
     cache_->put(task, value, others);
-    auto drop = std::make_shared<DropAtTaskEnd>(cache_, task);
-    torch::autograd::Engine::get_default_engine().queue_callback([drop] { (void)drop; });
+    at_task_end([cache = std::weak_ptr(cache_), task] {
+      if (const auto still = cache.lock()) still->drop(task);
+    });
   }
   return value;
 }
