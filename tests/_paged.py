@@ -12,20 +12,25 @@ from pathlib import Path
 from torch import fx, nn
 
 from fxpass import paging
-from fxpass.edges import find_edges
+from fxpass.edges import Edges, find_edges
 from fxpass.plan import Plan, free_plan
 from fxpass.plan.plan import Recipe
 from fxpass.rewrite import rewrite
 
 
-def paged(model: nn.Module, directory: Path | None) -> fx.GraphModule:
-    """`model` by its free plan, but all that this keeps dense is paged."""
-    graph = fx.Tracer().trace(model)
-    edges = find_edges(graph, model)
+def paging_plan(edges: Edges) -> Plan:
+    """The free plan, but all that this keeps dense is paged."""
     choices = (
         replace(c, recipe=Recipe.PAGE) if c.recipe is Recipe.DENSE else c for c in free_plan(edges)
     )
-    rewrite(edges, Plan(tuple(choices)), page_dir=directory and str(directory))
+    return Plan(tuple(choices))
+
+
+def paged(model: nn.Module, directory: Path | None) -> fx.GraphModule:
+    """`model` by that plan."""
+    graph = fx.Tracer().trace(model)
+    edges = find_edges(graph, model)
+    rewrite(edges, paging_plan(edges), page_dir=directory and str(directory))
     return fx.GraphModule(model, graph)
 
 

@@ -129,6 +129,7 @@ for _ in range(3):
 loss = forward(500)
 drain()
 assert "no room" in raised(lambda: forward(10))
+assert torch.equal(gradient(forward(10)), expected(10))
 assert "no room" in raised(lambda: gradient(loss))
 loss = forward(500)
 drain()
@@ -142,7 +143,7 @@ def test_a_file_that_may_grow_no_further(tmp_path):
     # By a limit whose signal would end the process, where nobody expects it.
     in_a_new_process(
         "signal.signal(signal.SIGXFSZ, signal.SIG_DFL)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (3 << 19, resource.RLIM_INFINITY))\n"
         + FULL
         + "resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)\n"
         "assert torch.equal(gradient(forward()), expected())\n",
@@ -151,7 +152,7 @@ def test_a_file_that_may_grow_no_further(tmp_path):
 
 
 def test_a_full_disk(tmp_path):
-    mount = f'mount -t tmpfs -o size=1m none "{tmp_path}"'
+    mount = f'mount -t tmpfs -o size=1536k none "{tmp_path}"'
     around = ("unshare", "--map-root-user", "--mount", "sh", "-c")
     unshare = shutil.which("unshare")
     if unshare is None or subprocess.run([*around, mount], capture_output=True).returncode:

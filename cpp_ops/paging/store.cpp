@@ -250,7 +250,7 @@ void Store::drop(Page& page) {
 void Store::discard(const ChunkPtr& chunk) {
   std::erase(asked_, chunk);
   if (chunk->buffer.has_value()) give_buffer(*chunk);
-  if (chunk->slot >= 0) free_slots_.insert(std::exchange(chunk->slot, -1));
+  give_slot(*chunk);
 }
 
 std::int64_t Store::waiting_bytes(const Page& page) {
@@ -299,6 +299,10 @@ std::int64_t Store::take_slot() {
   return free_slots_.extract(free_slots_.begin()).value();
 }
 
+void Store::give_slot(Chunk& chunk) {
+  if (chunk.slot >= 0) free_slots_.insert(std::exchange(chunk.slot, -1));
+}
+
 void Store::write(Chunk& chunk) const {
   chunk.sum = io::crc32(chunk.buffer->data(), chunk.bytes, 0);
   file_.write(chunk.slot * kChunk, chunk.buffer->data(), whole_blocks(chunk.bytes));
@@ -320,6 +324,7 @@ void Store::finish(const ChunkPtr& chunk) {
   const bool wrote = chunk->is == Is::Writing, failed = !chunk->error.empty();
   chunk->is = failed ? Is::Lost : Is::Ready;
   if (!failed) (wrote ? counters_.written_bytes : counters_.read_bytes) += chunk->bytes;
+  if (failed && wrote) give_slot(*chunk);  // where something smaller may have room
   if (failed && wrote && !chunk->dropped) lost_.emplace(chunk->page, chunk->error);
   if (failed) std::erase(asked_, chunk);
   if (chunk->dropped) {

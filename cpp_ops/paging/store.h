@@ -96,6 +96,7 @@ class Store : public std::enable_shared_from_this<Store> {
 
   void run();
   std::int64_t take_slot();
+  void give_slot(Chunk& chunk);
   void write(Chunk& chunk) const;
   void check(const Chunk& chunk) const;
   void finish(const ChunkPtr& chunk);

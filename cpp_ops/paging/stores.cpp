@@ -15,6 +15,7 @@ namespace {
 struct Stores {
   std::mutex mutex;
   std::map<std::string, std::shared_ptr<Store>> of_directory;
+  std::string only;  // see use_only()
 };
 
 // Never destroyed: a graph in static storage may give up its pages after any destructor of ours.
@@ -23,6 +24,7 @@ Stores& stores() {
   return *instance;
 }
 
+// A thread that is at work must not see the process' static objects destroyed.
 void stop_all() {
   const std::lock_guard lock(stores().mutex);
   for (const auto& [directory, store] : stores().of_directory) store->stop();
@@ -52,8 +54,8 @@ std::shared_ptr<Store> store_in(const std::string& directory) {
     pthread_atfork(lock_all, unlock_all, begin_anew);
     return true;
   }();
-  const auto name = full_name(directory);
   const std::lock_guard lock(stores().mutex);
+  const auto name = full_name(stores().only.empty() ? directory : stores().only);
   auto& store = stores().of_directory[name];
   try {
     if (store == nullptr) store = std::make_shared<Store>(name);
@@ -62,6 +64,11 @@ std::shared_ptr<Store> store_in(const std::string& directory) {
     throw;
   }
   return store;
+}
+
+void use_only(const std::string& directory) {
+  const std::lock_guard lock(stores().mutex);
+  stores().only = directory;
 }
 
 }  // namespace fxpass::paging

@@ -12,4 +12,8 @@ namespace fxpass::paging {
 // ends. A child made by fork() begins with none. Throws an Error where no file can be made.
 std::shared_ptr<Store> store_in(const std::string& directory);
 
+// From now on all pages go to this directory, whichever they name: a model that was exported may
+// find another disk where it is trained. Empty: no longer.
+void use_only(const std::string& directory);
+
 }  // namespace fxpass::paging
