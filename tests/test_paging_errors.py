@@ -120,17 +120,22 @@ def steps():
         assert torch.equal(gradient(forward()), expected())
 
 problem = raised(steps)
+drain()
 assert "no room for what backward needs" in problem and directory in problem, problem
 assert "larger memory budget" in problem, problem
 # What fits still works: the error was said once, and the room of the lost page is free again.
 for _ in range(3):
     assert torch.equal(gradient(forward(200)), expected(200))
+    drain()
 # Noticed by the disk alone, when forward has long returned.
 loss = forward(500)
 drain()
 assert "no room" in raised(lambda: forward(10))
-assert torch.equal(gradient(forward(10)), expected(10))
+small = forward(10)  # has room where the other had not
+drain()
+assert torch.equal(gradient(small), expected(10))
 assert "no room" in raised(lambda: gradient(loss))
+del loss, small
 loss = forward(500)
 drain()
 assert "no room" in raised(lambda: gradient(loss))
