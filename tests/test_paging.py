@@ -200,6 +200,9 @@ def test_buffers_are_bounded(tmp_path):
         drained(tmp_path)
         assert handle.nbytes() == 0
         assert tracked.live_bytes == out.nbytes
+    with memory.track() as tracked:
+        out = ops.linear(x, ops.page(x, str(tmp_path)), w, None)
+        assert tracked.peak_bytes <= out.nbytes + paging.BUFFER_BYTES
 
 
 def test_what_is_read_ahead(tmp_path):
@@ -241,7 +244,7 @@ def test_what_is_read_ahead_goes_with_the_backward(tmp_path):
 def test_a_page_that_was_not_yet_written_need_not_be(tmp_path):
     x, w = values((200, 4096)), values((8, 4096)).requires_grad_()
     for i in range(100):
-        loss = kept_in_file(x, w, tmp_path, 32 << 20).sum()
+        loss = kept_in_file(x, w, tmp_path, paging.BUFFER_BYTES).sum()
         if i % 2:
             loss.backward()
         del loss
