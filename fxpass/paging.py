@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 
 from fxpass import _C
 
-BUFFER_BYTES: int = torch.ops.fxpass.page.default._schema.arguments[-1].default_value
+BUFFER_BYTES = cast("int", torch.ops.fxpass.page.default._schema.arguments[-1].default_value)
 """The most memory that is in use between the tensors and one directory's disk, unless the graph's
 own call of the operator says otherwise."""
 

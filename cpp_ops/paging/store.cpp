@@ -194,8 +194,8 @@ void Store::read(const Page& page, void* to, bool ahead) {
     const auto& chunk = page.chunks_[i];
     if (chunk->is == Is::Stored) wait_for_room(lock, chunk->bytes, page.buffer_bytes_);
     if (chunk->is == Is::Stored) ask(chunk);  // another reader has not in the meantime
-    ++chunk->readers;
     if (ahead) read_ahead(page, i + 1);
+    ++chunk->readers;  // from here on nothing throws
     changed_.wait(lock, [&] { return chunk->in_memory() || chunk->is == Is::Lost || stopped_; });
     const bool here = chunk->in_memory();
     if (here) {
