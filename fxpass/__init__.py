@@ -1,7 +1,7 @@
 """Train the same PyTorch model, to the same bits, in a fraction of the activation memory."""
 
 from fxpass import _library as _library
-from fxpass import bitmap, memory, optim
+from fxpass import bitmap, memory, optim, paging
 from fxpass._library import cmake_prefix_path
 from fxpass.chain import checkpoint_chain
 from fxpass.compile import compile, plan
@@ -28,6 +28,7 @@ __all__ = [
     "export_torchscript",
     "memory",
     "optim",
+    "paging",
     "plan",
     "profile",
     "save_dataset",

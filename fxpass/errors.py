@@ -10,7 +10,19 @@ class TraceError(FxpassError):
 
 
 class BudgetError(FxpassError):
-    """No plan fits the memory budget; the message names the smallest possible one."""
+    """No plan fits the memory budget; the message names the smallest possible one.
+
+    Attributes:
+        smallest_bytes: that one.
+
+    """
+
+    def __init__(self, message: str, smallest_bytes: int) -> None:
+        super().__init__(message, smallest_bytes)
+        self.smallest_bytes = smallest_bytes
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class MismatchError(FxpassError):

@@ -107,6 +107,7 @@ def samples():
             for mode in ("constant", "reflect", "replicate", "circular")
         ],
         "bitmap": [(leaf(4, 70),)],
+        "page": [(leaf(4, 70), "/nowhere"), (leaf(4, 70).detach(), "/nowhere", 1 << 22)],
         "batch_norm": batch_norms(),
         "activation": [
             (leaf(2, 3, 5, 5), None, "gelu_tanh"),
@@ -143,7 +144,7 @@ SAMPLES = samples()
 # (operator, check) -> why it cannot pass.
 _HANDLE = "opcheck has no comparison for two Saved handles; the values are traced below"
 _RETURN_HANDLES = [
-    "relu", "relu_", "pad", "bitmap", "batch_norm",
+    "relu", "relu_", "pad", "bitmap", "page", "batch_norm",
     "bind", "rerun_activation", "rerun_add", "rerun_mul", "rerun_cat", "rerun_contiguous",
     "rerun_softmax", "rerun_glu", "rerun_prelu", "rerun_layer_norm", "rerun_group_norm",
     "rerun_instance_norm",

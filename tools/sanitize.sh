@@ -40,7 +40,7 @@ operators() { # operators NAME SANITIZERS LIBRARY TESTS...: a package of its own
 
 kernels asan address,undefined
 kernels tsan thread
-operators ops-asan address,undefined libasan.so tests/test_autograd_*.py tests/test_ops_*.py
+operators ops-asan address,undefined libasan.so tests/test_autograd_*.py tests/test_ops_*.py tests/test_paging.py
 # ATen's thread pool (OpenMP) is not instrumented, so its own hand-overs would look like races: one
 # thread there, several of our own.
-OMP_NUM_THREADS=1 operators ops-tsan thread libtsan.so tests/test_autograd_shared.py
+OMP_NUM_THREADS=1 operators ops-tsan thread libtsan.so tests/test_autograd_shared.py tests/test_paging.py

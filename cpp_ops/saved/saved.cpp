@@ -5,6 +5,7 @@
 #include <torch/library.h>
 
 #include "saved/codec.h"
+#include "saved/task_end.h"
 
 namespace fxpass {
 
@@ -82,26 +83,6 @@ std::int64_t Holds::next(int task, std::int64_t otherwise) {
   return next_ < fetches_.size() ? fetches_[next_++] : otherwise;
 }
 
-namespace {
-
-// Dropped with the graph task whether it ends well or raises: the engine destroys its callbacks
-// either way, but runs them only when all went well.
-class DropAtTaskEnd {
- public:
-  DropAtTaskEnd(std::weak_ptr<RestoredCache> cache, int task)
-      : cache_(std::move(cache)), task_(task) {}
-  DropAtTaskEnd(const DropAtTaskEnd&) = delete;
-  ~DropAtTaskEnd() {
-    if (auto cache = cache_.lock()) cache->drop(task_);
-  }
-
- private:
-  std::weak_ptr<RestoredCache> cache_;
-  int task_;
-};
-
-}  // namespace
-
 void Saved::bind(const at::Tensor& value) {
   if (!value.defined() || !codec::is_plain(value) || !value.has_storage()) return;
   identity_ = Identity(value);
@@ -148,8 +129,9 @@ at::Tensor Saved::fetch_unchecked() {
   const auto others = holds_.next(task, claims_) - 1;
   if (task != -1 && others > 0) {
     cache_->put(task, value, static_cast<int>(others));
-    auto drop = std::make_shared<DropAtTaskEnd>(cache_, task);
-    torch::autograd::Engine::get_default_engine().queue_callback([drop] { (void)drop; });
+    at_task_end([cache = std::weak_ptr(cache_), task] {
+      if (const auto still = cache.lock()) still->drop(task);
+    });
   }
   return value;
 }

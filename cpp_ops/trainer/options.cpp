@@ -43,6 +43,9 @@ void add_files(CLI::App& app, Options& o) {
   app.add_option("--output", o.output, "where to write the trained model, an archive as --model");
   app.add_option("--library", o.libraries, "a library with more operators, to load first")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  app.add_option(
+      "--page-dir", o.page_dir,
+      "where a model that pages does so, in place of the directory it was exported with");
 }
 
 void add_training(CLI::App& app, Options& o) {

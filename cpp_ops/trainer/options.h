@@ -13,6 +13,7 @@ namespace fxpass::trainer {
 struct Options {
   std::string model, data;
   std::string eval_data, output, checkpoint;  // empty: none
+  std::string page_dir;                       // empty: the model's own
   std::vector<std::string> libraries;
   std::string optimizer = "sgd";
   std::optional<double> lr, weight_decay;  // else torch.optim's default

@@ -9,7 +9,7 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
-#include "trainer/crc32.h"
+#include "io/crc32.h"
 #include "trainer/error.h"
 
 namespace fxpass::trainer {
@@ -127,7 +127,7 @@ std::array<std::uint8_t, kLengthBytes> length_of(const std::string& header) {
 
 std::uint32_t header_crc32(const std::string& header) {
   const auto length = length_of(header);
-  return crc32(header.data(), header.size(), crc32(length.data(), length.size(), 0));
+  return io::crc32(header.data(), header.size(), io::crc32(length.data(), length.size(), 0));
 }
 
 std::string digits(std::uint32_t sum) {
@@ -184,7 +184,7 @@ void SafeTensors::check_crc32() const {
   while (offset < file_.size()) {
     const auto bytes = std::min<std::int64_t>(std::ssize(piece), file_.size() - offset);
     file_.read(offset, piece.data(), bytes);
-    sum = crc32(piece.data(), bytes, sum);
+    sum = io::crc32(piece.data(), bytes, sum);
     offset += bytes;
   }
   if (digits(sum) != expected) {
@@ -217,7 +217,7 @@ void write_safetensors(const std::string& path, const NamedTensors& tensors, Met
 
   std::uint32_t sum = header_crc32(text);
   for (const auto& [name, tensor] : order) {
-    sum = crc32(tensor.contiguous().const_data_ptr(), tensor.nbytes(), sum);
+    sum = io::crc32(tensor.contiguous().const_data_ptr(), tensor.nbytes(), sum);
   }
   text.replace(crc32_place(text), std::strlen(kNoCrc), digits(sum));
   AtomicFile file(path);

@@ -11,6 +11,7 @@
 #include <optional>
 
 #include "memory/tracker.h"
+#include "paging/stores.h"
 #include "trainer/checkpoint.h"
 #include "trainer/dataset.h"
 #include "trainer/model.h"
@@ -98,6 +99,7 @@ class Trainer {
                   " of its " + std::to_string(source_.data.rows()) + " rows");
     }
     if (!o_.step_after_backward) optimizer_.update_in_backward();
+    if (!o_.page_dir.empty()) paging::use_only(o_.page_dir);
     at::manual_seed(static_cast<std::uint64_t>(o_.seed));
     resume();
   }

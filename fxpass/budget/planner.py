@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from torch import nn
@@ -51,14 +52,21 @@ class Planner:
         if found.verdict.peak_bytes > budget:
             found = self._search.within(budget)
         if found.verdict.peak_bytes > budget:
+            found = min(found, self._smallest, key=lambda f: f.verdict.peak_bytes)
+        if found.verdict.peak_bytes > budget:
             raise BudgetError(
                 f"fxpass: no plan found for a memory budget of {budget:,} bytes; the smallest peak "
                 f"found for this {type(self._model).__name__} with these inputs is "
                 f"{found.verdict.peak_bytes:,} bytes, in {found.verdict.peak_at}. Give that much, "
                 "or a smaller batch (eager takes "
-                f"{self.eager.peak_bytes:,} bytes)"
+                f"{self.eager.peak_bytes:,} bytes)",
+                found.verdict.peak_bytes,
             )
         return found.plan.predicted(self._prediction(budget, found))
+
+    @functools.cached_property
+    def _smallest(self) -> Found:
+        return self._search.within(0)
 
     def _prediction(self, budget: int, found: Found) -> Prediction:
         verdict = found.verdict

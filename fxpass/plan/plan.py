@@ -24,6 +24,8 @@ class Recipe(StrEnum):
     """Computed again from the batch norm's own input and its per-channel vectors."""
     RERUN = "re-run"
     """The op again, on inputs that are kept or restored themselves."""
+    PAGE = "page"
+    """In a file."""
     NOTHING = "nothing"
     """Backward reads no element of it."""
 
@@ -117,7 +119,7 @@ class Plan:
 
     def keeps(self, value: str) -> bool:
         """Whether the value is one of those from which others are made again."""
-        return self._by_value.get(value) in (Recipe.DENSE, Recipe.BITMAP)
+        return self._by_value.get(value) in (Recipe.DENSE, Recipe.BITMAP, Recipe.PAGE)
 
     def with_dense(self, *values: str) -> Plan:
         """The plan with these values kept dense, for `fxpass.compile(model, plan=...)`.

@@ -21,6 +21,7 @@ from fxpass.rewrite.linear import rewrite_linear
 from fxpass.rewrite.max_pool import rewrite_adaptive_max_pool, rewrite_max_pool
 from fxpass.rewrite.mul import rewrite_mul
 from fxpass.rewrite.pad import rewrite_pad
+from fxpass.rewrite.page import add_page
 from fxpass.rewrite.relu import rewrite_relu
 from fxpass.rewrite.rerun import rewrite_rerun
 
@@ -55,11 +56,17 @@ _REWRITES: dict[str, Rewrite] = {
 }
 
 
-def rewrite(edges: Edges, plan: Plan, only: Collection[str] | None = None) -> None:
+def rewrite(
+    edges: Edges,
+    plan: Plan,
+    only: Collection[str] | None = None,
+    page_dir: str | None = None,
+) -> None:
     """Rewrites the graph of `edges` in place, as `plan` says. Unknown ops stay, in order.
 
     `only`: the names of the nodes to rewrite, None for all. The others stay as they are, and have a
     bitmap in place of what the plan would restore, so that what reads them is rewritten as ever.
+    `page_dir`: the directory for the values that the plan pages.
     """
     if only is not None:
         plan = _for_some(edges, plan, only)
@@ -76,6 +83,8 @@ def rewrite(edges: Edges, plan: Plan, only: Collection[str] | None = None) -> No
             value = _REWRITES[call.op.name](context, call)
         if recipe is Recipe.BITMAP and context.handle(value) is None:
             add_bitmap(context, value)
+        elif recipe is Recipe.PAGE and context.handle(value) is None:
+            add_page(context, value, page_dir)
         elif call is not None and _may_alias(call) and context.handle(value) is None:
             context.share_handle(call.inputs[0], value)
         if plan.lets_go(node.name):

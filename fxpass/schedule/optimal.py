@@ -69,7 +69,8 @@ def optimal(chain: Chain, budget: int, *, slots: int = 500, most_stages: int = 1
     if budget < least:
         raise BudgetError(
             f"no schedule of these {len(chain)} stages fits into {budget:,} bytes: "
-            f"the smallest possible budget is {least:,} bytes"
+            f"the smallest possible budget is {least:,} bytes",
+            least,
         )
     return smallest(chain)  # nothing else fits, if only because of rounding up and groups
 

@@ -4,9 +4,9 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace fxpass::trainer {
+namespace fxpass::io {
 
 // Of `bytes` bytes that follow those whose sum is `before`.
 std::uint32_t crc32(const void* data, std::size_t bytes, std::uint32_t before);
 
-}  // namespace fxpass::trainer
+}  // namespace fxpass::io
