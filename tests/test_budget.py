@@ -105,6 +105,14 @@ def test_an_impossible_budget_names_the_smallest_peak():
     assert plan.predicted_peak_bytes <= smallest
 
 
+def test_eagers_own_peak_is_a_budget_that_every_model_has():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3))
+    compiled = fxpass.compile(model, (IMAGES,), memory_budget=1.0)
+    check_prediction(compiled, IMAGES)
+    assert all(choice.recipe == "dense" for choice in compiled.plan)
+    assert_exact(model, IMAGES, compiled=compiled)
+
+
 def test_planning_leaves_the_model_as_it_was():
     model = net()
     model(IMAGES).sum().backward()

@@ -53,6 +53,8 @@ class Planner:
             found = self._search.within(budget)
         if found.verdict.peak_bytes > budget:
             found = min(found, self._smallest, key=lambda f: f.verdict.peak_bytes)
+        if found.verdict.peak_bytes > budget >= self.eager.peak_bytes:
+            found = self._dense  # in a model of some numbers ours may take a few bytes more
         if found.verdict.peak_bytes > budget:
             raise BudgetError(
                 f"fxpass: no plan found for a memory budget of {budget:,} bytes; the smallest peak "
@@ -67,6 +69,12 @@ class Planner:
     @functools.cached_property
     def _smallest(self) -> Found:
         return self._search.within(0)
+
+    @property
+    def _dense(self) -> Found:
+        """Eager as a plan."""
+        plan = self.free.plan
+        return Found(plan.with_dense(*(choice.value for choice in plan)), self.eager)
 
     def _prediction(self, budget: int, found: Found) -> Prediction:
         verdict = found.verdict

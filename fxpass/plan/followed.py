@@ -11,8 +11,11 @@ from fxpass.plan.values import Values
 def plan_followed(edges: Edges, given: Plan) -> Plan | None:
     """The plan in which is kept what `given` keeps, and run again what it runs again.
 
-    None if that is not enough for this graph: one of another mode, or for another form of call.
+    None if that is not enough for this graph: one of another mode, or for another form of call; and
+    if values were asked to be dense.
     """
+    if any(choice.fixed for choice in given):
+        return None
     values = Values(edges, {c.value for c in given if c.recipe is Recipe.RERUN})
     kept = {node for node in values.nodes if given.keeps(node.name)}
     masks = {node for node in values.masks.values() if given.recipe(node.name) is Recipe.MASK}
