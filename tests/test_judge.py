@@ -32,6 +32,25 @@ class Dense(nn.Module):
         return self.out(self.drop(y * torch.sigmoid(self.gate(y))))
 
 
+class Shuffle(nn.Module):
+    """Chunks, one of which goes through unchanged, and a copy in another order."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Conv2d(3, 16, 3, padding=1)
+        self.convs = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(3))
+        self.out = nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = self.head(x)
+        for conv in self.convs:
+            a, b = x.chunk(2, 1)
+            x = torch.cat([a, torch.relu(conv(b))], 1)
+            n, c, h, w = x.shape
+            x = x.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, c, h, w)
+        return self.out(x.mean((2, 3)))
+
+
 def torchvision(name):
     return getattr(imported("torchvision.models"), name)(weights=None)
 
@@ -40,6 +59,7 @@ MODELS = {
     "chain": net,
     "bottleneck": Bottleneck,
     "dense": Dense,
+    "shuffle": Shuffle,
     "resnet18": lambda: torchvision("resnet18"),
     "mobilenet_v2": lambda: torchvision("mobilenet_v2"),
     "squeezenet1_1": lambda: torchvision("squeezenet1_1"),
@@ -52,7 +72,7 @@ MODELS = {
 def test_peak_and_saved_bytes(name, channels_last, plan):
     form = torch.channels_last if channels_last else torch.contiguous_format
     torch.manual_seed(0)
-    side = {"bottleneck": 8, "chain": 32, "dense": 32}.get(name, 64)
+    side = {"bottleneck": 8, "chain": 32, "dense": 32, "shuffle": 32}.get(name, 64)
     images = torch.randn(4, 3, side, side).to(memory_format=form)
     model = MODELS[name]().to(memory_format=form)
     graph, called = made(model, images, plan)

@@ -7,7 +7,7 @@ are added as the engine's input buffers do it, in place where the first is nobod
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fxpass.budget.holding import Buffer, Kept, Memory
 from fxpass.budget.probe import Cost
@@ -23,8 +23,10 @@ class Record:
     kept: list[Kept]
     own: Buffer | None
     targets: dict[int, Record | None]  # by place; None: a parameter
+    pieces: int = 1  # outputs, each with a gradient of its own
     waiting: int = 0
     grad: Grad | None = None
+    others: list[Grad] = field(default_factory=list)  # of the other pieces
 
 
 @dataclass
@@ -67,6 +69,8 @@ class Backward:
         """As the engine's input buffer does: added to the one there, in place if that is alone."""
         if target.grad is None:
             target.grad = grad
+        elif target.pieces > 1:
+            target.others.append(grad)
         elif target.grad.mine:
             grad.buffer.drop()
         else:
@@ -104,7 +108,8 @@ class Backward:
             else:
                 buffer = Buffer(memory, gradient.n_bytes)
             delivered.append((target, Grad(buffer, gradient.n_bytes)))
-        grad.buffer.drop()
+        for held in (grad, *record.others):
+            held.buffer.drop()
         if record.own is not None:
             record.own.drop()
         return delivered

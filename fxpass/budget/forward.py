@@ -100,8 +100,12 @@ class Forward:
             found += [None for _ in _module(self.module, str(node.target)).parameters()]
         for leaf in pytree.tree_leaves((node.args, node.kwargs)):
             if isinstance(leaf, Node) and (leaf in self.values or self._is_tensor_attribute(leaf)):
-                found.append(leaf)
+                found += [leaf] * self._pieces(leaf)
         return found
+
+    def _pieces(self, node: Node) -> int:
+        """How many tensors a value is: chunk and the like give several."""
+        return self.survey.pieces.get(key_of(node)[1][-1], 1) if node.op.startswith("call_") else 1
 
     def _is_tensor_attribute(self, node: Node) -> bool:
         return node.op == "get_attr" and isinstance(_attribute(self.module, node), Tensor)
@@ -148,7 +152,7 @@ class Forward:
             if record is not None:
                 record.waiting += 1
         self._count += 1
-        return Record(self._count, node.name, cost, kept, own, targets)
+        return Record(self._count, node.name, cost, kept, own, targets, self._pieces(node))
 
     def _keeps(
         self, node: Node, name: str, cost: Cost, tensors: list[Node | None]

@@ -88,7 +88,7 @@ class _Source(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, note: Callable[[Tensor], None]) -> Tensor:
         ctx.note = note
-        return x.clone()
+        return _copy(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -108,6 +108,15 @@ class _Seed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         return None, *ctx.make()
+
+
+def _copy(value: Tensor) -> Tensor:
+    """A copy with the same strides, gaps included."""
+    if 0 in value.stride():
+        return value.clone()  # expanded: the elements cannot be written one by one
+    return torch.empty_strided(
+        value.shape, value.stride(), dtype=value.dtype, device=value.device
+    ).copy_(value)
 
 
 def gradient_like(value: Tensor, strides: tuple[int, ...] | None) -> Tensor:
@@ -199,7 +208,7 @@ class _Run:
         if isinstance(value, nn.Parameter):
             own: Tensor = nn.Parameter(value.detach(), requires_grad=needs_gradient)
         elif not needs_gradient:
-            own = value.detach().clone()
+            own = _copy(value.detach())
         else:
             leaf = value.detach().requires_grad_()
             with torch.enable_grad():

@@ -31,6 +31,7 @@ class Survey:
     Attributes:
         n_bytes: of the value of each node of the captured graph, by name.
         packed_bytes: of its non-zero elements and their bits, if it has the zeros of a ReLU.
+        pieces: how many tensors a value is, if it is a tuple of some.
         gradient_strides: of the gradient of a value, if they are not those of the value.
         costs: of each call.
         restores: of each handle that an operator returns beside its value.
@@ -40,6 +41,7 @@ class Survey:
 
     n_bytes: dict[str, int] = field(default_factory=dict)
     packed_bytes: dict[str, int] = field(default_factory=dict)
+    pieces: dict[str, int] = field(default_factory=dict)
     gradient_strides: dict[str, tuple[int, ...] | None] = field(default_factory=dict)
     costs: dict[Key, Cost] = field(default_factory=dict)
     restores: dict[Key, RestoreCost] = field(default_factory=dict)
@@ -95,6 +97,8 @@ class _Surveyor(Interpreter):
             grows = isinstance(value, Tensor) and value.requires_grad
         self._grows[n] = grows and _floats(value)
         tensor = value[0] if isinstance(value, tuple) and value else value
+        if isinstance(value, (tuple, list)) and not gives_handle(n):
+            self.found.pieces[key_of(n)[1][-1]] = sum(isinstance(v, Tensor) for v in value)
         if isinstance(tensor, Tensor):
             name = origins_of(n)[-1].name if n.op != "placeholder" else n.name
             self.found.n_bytes[name] = tensor.untyped_storage().nbytes()
