@@ -97,6 +97,18 @@ def test_profile_writes_files(model, tmp_path):
     assert "<svg" in picture.read_text()[:100]
 
 
+def test_a_memory_budget(model):
+    text = succeed("plan", model + "make", *SMALL, "--memory-budget", "1.0")
+    assert text.startswith("budget ")
+    read = json.loads(succeed("plan", model + "make", *SMALL, "--memory-budget", "10MB", "--json"))
+    assert read["prediction"]["memory_budget"] == 10_000_000
+    profile = succeed("profile", model + "make", *SMALL, "--memory-budget", 10**7)
+    assert "fxpass / eager" in profile
+    for budget, word in (("10", "smallest peak"), ("ten", "--memory-budget"), ("-1", "at least")):
+        code = 1 if budget == "10" else 2
+        assert word in error_of("plan", model + "make", "--memory-budget", budget, code=code)
+
+
 def test_plan(model):
     text = succeed("plan", model + "make", *SMALL)
     assert "Sequential" in text

@@ -14,6 +14,7 @@ from fxpass.cli import sweep
 from fxpass.cli.errors import in_one_line
 from fxpass.cli.options import (
     Batch,
+    Budget,
     ChannelsLast,
     Debug,
     DType,
@@ -23,7 +24,7 @@ from fxpass.cli.options import (
     Threads,
     Train,
 )
-from fxpass.cli.target import Target, image_sizes, target_of
+from fxpass.cli.target import Target, budget_of, image_sizes, target_of
 from fxpass.inspect.document import as_document
 
 app = typer.Typer(
@@ -51,6 +52,7 @@ def profile(
     picture: Annotated[
         Path | None, typer.Option(help="Also write the charts to this .png or .svg file.")
     ] = None,
+    memory_budget: Budget = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -60,7 +62,7 @@ def profile(
             shape = "x".join(map(str, (batch, *image_sizes(image))))
             print(f"profiling {model} with images of {shape} {dtype} ...", flush=True)
         target = _target(model, batch, image, dtype, channels_last, threads, train)
-        found = fxpass.profile(fxpass.compile(target.model, (target.images,)), target.images)
+        found = fxpass.profile(_compiled(target, memory_budget), target.images)
         print(json.dumps(as_document(found)) if as_json else found.table(rows))
         if html is not None:
             found.to_html(html)
@@ -68,7 +70,10 @@ def profile(
             found.to_picture(picture)
 
 
-@app.command(epilog="Example: fxpass plan torchvision.models:resnet18 --rewrites")
+@app.command(
+    epilog="Examples: fxpass plan torchvision.models:resnet18 --rewrites  ·  "
+    "fxpass plan torchvision.models:resnet18 --memory-budget 300MB"
+)
 def plan(
     model: Model,
     batch: Batch = 8,
@@ -80,13 +85,14 @@ def plan(
     rewrites: Annotated[
         bool, typer.Option("--rewrites", help="Also each op before and after its rewrite.")
     ] = False,
+    memory_budget: Budget = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Show what is kept of each value, and why."""
     with in_one_line(debug):
         target = _target(model, batch, image, dtype, channels_last, threads, train)
-        compiled = fxpass.compile(target.model, (target.images,))
+        compiled = _compiled(target, memory_budget)
         print(compiled.plan.to_json() if as_json else compiled.explain(rewrites=rewrites))
 
 
@@ -146,6 +152,11 @@ app.command(
 def main() -> None:
     """Runs the command line."""
     app(prog_name="fxpass")
+
+
+def _compiled(target: Target, memory_budget: str | None) -> Any:
+    budget = budget_of(memory_budget)
+    return fxpass.compile(target.model, (target.images,), memory_budget=budget)
 
 
 def _target(

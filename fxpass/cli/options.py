@@ -23,5 +23,14 @@ ChannelsLast = Annotated[
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of torch.", show_default="all")]
 Train = Annotated[bool, typer.Option("--train/--eval", help="Training or evaluation mode.")]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        "--memory-budget",
+        help="The most that a step may have live: bytes, 300MB, 1.5GiB, or a fraction of eager's "
+        "peak with a point in it, 0.5.",
+        show_default="none",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Debug = Annotated[bool, typer.Option("--debug", help="On an error, show the traceback.")]

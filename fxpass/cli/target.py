@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxpass.budget.amount import budget_bytes
 from fxpass.cli.imports import imported
 from fxpass.errors import FxpassError
 
@@ -86,6 +88,21 @@ def image_sizes(image: str) -> tuple[int, int, int]:
         numbers *= 2
     channels, height, width = numbers if len(numbers) == 3 else (3, *numbers)
     return channels, height, width
+
+
+def budget_of(text: str | None) -> int | float | str | None:
+    """A memory budget as `fxpass.compile` takes it; raises UsageError if it cannot be meant."""
+    if text is None:
+        return None
+    budget: int | float | str = text
+    with contextlib.suppress(ValueError):
+        budget = float(text)
+        budget = int(text)
+    try:
+        budget_bytes(budget, eager_peak_bytes=sys.maxsize)
+    except ValueError as error:
+        raise UsageError(str(error).replace("memory_budget", "--memory-budget")) from error
+    return budget
 
 
 def model_of(name: str) -> nn.Module:

@@ -76,6 +76,15 @@ class Prediction:
     eager_saved_bytes: int
     eager_seconds: float
 
+    def __str__(self) -> str:
+        mib = 2.0**20
+        return (
+            f"budget {self.memory_budget / mib:.1f} MiB: peak {self.peak_bytes / mib:.1f} MiB,"
+            f" saved {self.saved_bytes / mib:.1f} MiB, {self.seconds:.3g} s; eager"
+            f" {self.eager_peak_bytes / mib:.1f} MiB, {self.eager_saved_bytes / mib:.1f} MiB,"
+            f" {self.eager_seconds:.3g} s"
+        )
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -198,7 +207,8 @@ class Plan:
         if not self.choices:
             return "nothing is saved for backward"
         rows = [(c.value, c.op, ", ".join(c.savers), c.recipe, c.reason) for c in self.choices]
-        return _columns([header, *rows])
+        table = _columns([header, *rows])
+        return table if self.prediction is None else f"{self.prediction}\n{table}"
 
 
 def key(path: str, value: str) -> str:

@@ -74,7 +74,8 @@ class CompiledModule(IsCompiled, _Base):
 
         With `rewrites` also each call that was rewritten, before and after, as torch.fx writes it.
         """
-        parts = []
+        given = self._fxpass_given
+        parts = [str(given.prediction)] if given is not None and given.prediction else []
         for path, module, plan, graph in self._fxpass_plans():
             part = f"{path or 'the model'} ({type(module).__name__})\n{plan}"
             parts.append(f"{part}\n\n{rewrites_of(graph)}" if rewrites else part)
