@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 from torch.fx import Graph, Node
@@ -12,7 +12,7 @@ from fxpass.budget.judge import Verdict, judge
 from fxpass.budget.select import Moment, Selection
 from fxpass.budget.survey import Survey
 from fxpass.edges import Edges, origins_of
-from fxpass.plan import Kept, Plan, Values, recipes
+from fxpass.plan import Choice, Kept, Plan, Recipe, Values, recipes
 from fxpass.rewrite import rewrite
 
 _MIB = float(1 << 20)
@@ -102,9 +102,24 @@ class Search:
         nodes = {node.name: node for node in values.nodes}
         chosen = (kept.values, kept.masked, kept.let_go)
         own = [{nodes[node.name] for node in some} for some in chosen]
-        plan = recipes(values, Kept(*own))
+        plan = self._explained(recipes(values, Kept(*own)))
         rewrite(edges, plan)
         return Found(plan, self._verdict(edges.graph)), edges.graph
+
+    def _explained(self, plan: Plan) -> Plan:
+        """The plan that says of each value that is run again what that saves and costs."""
+        survey = self._survey
+        seconds = survey.seconds_by_value()
+
+        def explained(choice: Choice) -> Choice:
+            if choice.recipe is not Recipe.RERUN:
+                return choice
+            mib = survey.n_bytes.get(choice.value, 0) / _MIB
+            cost = f"saves {mib:.2g} MiB for {1e3 * seconds.get(choice.value, 0.0):.2g} ms"
+            more = ", for each reader anew" if choice.let_go else ""
+            return replace(choice, reason=f"{choice.reason}: {cost}{more}")
+
+        return Plan(tuple(map(explained, plan)))
 
     def _verdict(self, graph: Graph) -> Verdict:
         self._measure(graph)
@@ -113,8 +128,7 @@ class Search:
     def _selection(self, values: Values) -> Selection:
         survey = self._survey
         n_bytes = {node: survey.n_bytes.get(node.name, 0) for node in values.nodes}
-        seconds = {key[1][-1]: cost.seconds for key, cost in survey.costs.items()}
-        seconds |= {key[1][-1]: cost.seconds for key, cost in survey.restores.items()}
+        seconds = survey.seconds_by_value()
 
         def kept(node: Node) -> int:
             packs = node in values.sparse and not values.strangers[node]

@@ -47,6 +47,11 @@ class Survey:
     restores: dict[Key, RestoreCost] = field(default_factory=dict)
     known: dict[Any, tuple[Cost, RestoreCost | None]] = field(default_factory=dict)
 
+    def seconds_by_value(self) -> dict[str, float]:
+        """What making each value again takes, by the name of its node."""
+        found = {key[1][-1]: cost.seconds for key, cost in self.costs.items()}
+        return found | {key[1][-1]: cost.seconds for key, cost in self.restores.items()}
+
 
 def key_of(node: Node) -> Key:
     """The key of a call in a rewritten graph."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fxpass.edges import Edges
 from fxpass.plan.plan import Plan, Recipe
 from fxpass.plan.recipes import Kept, recipes
@@ -29,4 +31,6 @@ def plan_followed(edges: Edges, given: Plan) -> Plan | None:
     if not there.union(masks).issuperset(values.masks.values()):
         return None
     let_go = {node for node in values.nodes if given.lets_go(node.name)}
-    return recipes(values, Kept(kept, masks, let_go))
+    plan = recipes(values, Kept(kept, masks, let_go))
+    reasons = {(c.value, c.recipe): c.reason for c in given}
+    return Plan(tuple(replace(c, reason=reasons.get((c.value, c.recipe), c.reason)) for c in plan))
