@@ -82,7 +82,8 @@ class Forward:
             self.handles[node] = self._bind(*args)
         elif name == "hold":
             handle: Any = self.handles[args[0]]  # type: ignore[index]
-            handle.fetches = list(args[1])  # type: ignore[arg-type]
+            if handle is not None:
+                handle.fetches = list(args[1])  # type: ignore[arg-type]
             self.handles[node] = handle
         elif name.startswith("rerun_"):
             self.handles[node] = self._rerun(node, name)
@@ -166,7 +167,9 @@ class Forward:
         elif name.startswith(("conv", "linear")):
             if 1 in cost.gradients:
                 yield self.values[args[0]], self.handles.get(args[1])
-        elif name == "batch_norm" or (name.startswith("activation") and not _masked(args)):
+        elif (name == "batch_norm" and key_of(node) in self.survey.restores) or (
+            name.startswith("activation") and not _masked(args)
+        ):
             yield self.values[args[0]], self.handles.get(args[1])
         elif name == "mul":
             a, a_handle, b, b_handle = args
@@ -182,6 +185,8 @@ class Forward:
             return None
         if name in ("relu", "relu_"):
             return self._bitmap(node, node, bits=False)
+        if name == "batch_norm" and key_of(node) not in self.survey.restores:
+            return self._bitmap(node, node, bits=False) if "relu" in args else None
         if name == "batch_norm" and node in self.records:
             restore = self.survey.restores[key_of(node)]
             kept = [Kept(self.values[args[0]], self.handles.get(args[1]), self.memory)]

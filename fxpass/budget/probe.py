@@ -283,14 +283,12 @@ class _Run:
         ended = time.perf_counter() - start
         events = tracked.timeline()[begun:]
         seeds, begin = set(seen_by_python), events[0].seconds if events else ended
-        if alone:
-            ends = [
-                i for i, e in enumerate(events) if -e.delta_bytes == seen_by_python.get(e.address)
-            ]
-            before, events = events[: ends[len(results) - 1]], events[ends[len(results) - 1] :]
+        ends = [i for i, e in enumerate(events) if -e.delta_bytes == seen_by_python.get(e.address)]
+        if alone and len(ends) >= len(results):
+            end = ends[len(results) - 1]
             sizes = seen_by_python.values()
-            seeds = {event.address for event in before if event.delta_bytes in sizes}
-            first, *events = events
+            seeds = {event.address for event in events[:end] if event.delta_bytes in sizes}
+            first, *events = events[end:]
             begin, live = first.seconds, first.live_bytes
         for place, (gradient, address) in self._noted.items():
             self.gradients[place] = replace(gradient, is_output=address in seeds)

@@ -56,6 +56,8 @@ class Survey:
 def key_of(node: Node) -> Key:
     """The key of a call in a rewritten graph."""
     target = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "?")
+    if is_ours(node):
+        target = f"fxpass::{target}"  # eager's function may have the same name
     return target, tuple(origin.name for origin in origins_of(node))
 
 
@@ -137,7 +139,8 @@ class _Surveyor(Interpreter):
         form = _form((what, args, kwargs, needs, str(upstream)))
         if form not in self.found.known:
             cost = self._probe.call(function, args, kwargs, needs, upstream)
-            cost = conv_phases(n, args, cost, needs, upstream)
+            if is_ours(n):
+                cost = conv_phases(n, args, cost, needs, upstream)
             self.found.known[form] = cost, self._restore(n, args)
         cost, restore = self.found.known[form]
         self.found.costs[key_of(n)] = cost
@@ -174,14 +177,15 @@ class _Surveyor(Interpreter):
         return [t.requires_grad or t.untyped_storage().data_ptr() in growing for t in leaves]
 
     def _restore(self, n: Node, args: tuple[Any, ...]) -> RestoreCost | None:
-        """Of the affine handle of a batch norm."""
-        if getattr(n.target, "__name__", "") != "batch_norm":
+        """Of the affine handle of a batch norm, if it gives one: not if it keeps no input."""
+        if not is_ours(n) or getattr(n.target, "__name__", "") != "batch_norm":
             return None
         own = [a.detach().clone() if isinstance(a, Tensor) else a for a in args]
         own[0].requires_grad_()
         with torch.enable_grad():
             result: Any = n.target(*own)  # type: ignore[operator]
-        return self._probe.restore(result[1].restore)
+        handle = result[1]
+        return self._probe.restore(handle.restore) if handle.recipe() == "affine" else None
 
 
 _ON_PAPER = ("rerun_", "bind", "hold", "bitmap", "keep_", "pack_noise")
