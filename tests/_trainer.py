@@ -133,18 +133,21 @@ def train(given: Files, *options: object, expect: int = 0, **popen: Any) -> Run:
 
 def train_until(given: Files, step: int, number: signal.Signals, *options: object) -> Run:
     """Runs it and sends it the signal once it has printed this step."""
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command(given, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    printed = ""
-    for line in process.stdout:
-        printed += line
-        if json.loads(line).get("step") == step:
-            process.send_signal(number)
-            break
-    out, error = process.communicate(timeout=300)
-    return parsed(process.returncode, printed + out, error)
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        printed = ""
+        for line in process.stdout:
+            printed += line
+            if json.loads(line).get("step") == step:
+                process.send_signal(number)
+                break
+        # Not communicate(), which knows nothing of lines that the loop has read ahead.
+        printed += process.stdout.read()
+        error = process.stderr.read()
+    return parsed(process.returncode, printed, error)
 
 
 MakeOptimizer = Callable[[Any], torch.optim.Optimizer]

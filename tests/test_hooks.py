@@ -143,6 +143,8 @@ def outcome(setup, kind, fail, needs_grad, kwargs, call):
         finally:
             for handle in handles:
                 handle.remove()
+            # Removing a global hook leaves its mark there, of which Dynamo warns for ever.
+            nn_module._global_forward_hooks_with_kwargs.clear()
             nn_module._global_is_full_backward_hook = None
     messages = sorted({str(w.message) for w in caught})
     return recorder.log, repr(result), error, repr(x.grad), repr(module.weight.grad), messages

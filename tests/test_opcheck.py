@@ -95,6 +95,19 @@ def handles(dims):
     }
 
 
+def layers(dims):
+    """rerun_* of layers: the same, told their value at once."""
+    x, w, b = leaf(2, 4, *[7] * dims), leaf(6, 4, *[3] * dims), leaf(6)
+    y, t = leaf(2, 6, *[7] * dims), leaf(4, 6, *[3] * dims)
+    z, wide = leaf(2, 6), leaf(6, 4)
+    return {
+        f"rerun_conv{dims}d": [(y, x, None, True, w, b, [1], [1]), (y, x, None, False, w, None)],
+        f"rerun_conv{dims}d.padding": [(y, x, None, True, w, b, [1], "same")],
+        f"rerun_conv_transpose{dims}d": [(y, x, None, True, t, b, [1], [1])],
+        "rerun_linear": [(z, leaf(2, 4), None, True, wide, b)],
+    }
+
+
 def samples():
     """Operator name -> argument lists, made anew for each use."""
     x, w = leaf(4, 6), leaf(3, 6)
@@ -122,6 +135,7 @@ def samples():
         "stochastic_depth_noise": [(x, 0.3, True), (leaf(2, 3, 4, 4), 0.5, False), (x, 1.0, True)],
         "keep_input": [(x, x, ops.bitmap(x)), (leaf(3).detach(), leaf(3), None)],
         "keep_result": [(x, x, ops.bitmap(x)), (leaf(3).detach(), leaf(3), None)],
+        "hold": [(ops.bitmap(x), [1, 2])],
         "bind": [(ops.bitmap(x), x), (ops.bitmap(x), leaf(4, 6), ops.bitmap(x))],
         "bitmap_pack": [(leaf(4, 70).detach(),)],
         "bitmap_unpack": [(*ops.bitmap_pack(leaf(4, 70).detach()), [4, 70], [70, 1])],
@@ -135,7 +149,7 @@ def samples():
         table[f"avg_pool{n}d"] = avg_pools(n)
         for name in ("max_pool{}d", "max_pool{}d_with_indices", "relu_max_pool{}d"):
             table[name.format(n)] = pools(n)
-        table |= handles(n)
+        table |= handles(n) | layers(n)
     return {name: list(arguments) for name, arguments in table.items()}
 
 
@@ -147,10 +161,14 @@ _RETURN_HANDLES = [
     "relu", "relu_", "pad", "bitmap", "page", "batch_norm",
     "bind", "rerun_activation", "rerun_add", "rerun_mul", "rerun_cat", "rerun_contiguous",
     "rerun_softmax", "rerun_glu", "rerun_prelu", "rerun_layer_norm", "rerun_group_norm",
-    "rerun_instance_norm",
+    "rerun_instance_norm", "hold", "rerun_linear",
+    *(f"rerun_conv{kind}" for n in (1, 2, 3) for kind in (f"{n}d", f"{n}d.padding")),
+    *(f"rerun_conv_transpose{n}d" for n in (1, 2, 3)),
     *(f"rerun_{kind}_pool{n}d" for kind in ("avg", "max") for n in (1, 2, 3)),
 ]  # fmt: skip
 EXEMPTIONS = {(name, "test_aot_dispatch_dynamic"): _HANDLE for name in _RETURN_HANDLES}
+# Of several arguments the first of which is a handle the check wants the length.
+EXEMPTIONS["hold", "test_schema"] = _HANDLE
 
 
 def registered():
