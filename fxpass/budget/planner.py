@@ -18,6 +18,9 @@ from fxpass.edges import Edges, find_edges
 from fxpass.errors import BudgetError, TraceError
 from fxpass.plan import Plan, Prediction, free_plan
 
+_STEP = 0.95
+"""From one budget to the next in the search for the smallest peak."""
+
 
 class Planner:
     """The costs of a model with one form of inputs, and plans for it.
@@ -68,7 +71,13 @@ class Planner:
 
     @functools.cached_property
     def _smallest(self) -> Found:
-        return self._search.within(0)
+        """The plan of the smallest peak found: each budget a little below the last one's peak."""
+        smallest = self.free
+        while True:
+            found = self._search.within(int(_STEP * smallest.verdict.peak_bytes))
+            if found.verdict.peak_bytes >= smallest.verdict.peak_bytes:
+                return smallest
+            smallest = found
 
     @property
     def _dense(self) -> Found:
