@@ -22,7 +22,7 @@ def smallest(model, inputs):
         return fxpass.compile(model, inputs)
 
 
-@settings(PROFILE, max_examples=60)
+@settings(PROFILE, max_examples=30)
 @given(networks())
 @pytest.mark.filterwarnings("ignore")
 def test_networks_under_the_smallest_budget_equal_eager(network):
