@@ -99,3 +99,33 @@ def made(model, images, plan):
         with preserved(model, (images,)):
             compiled(images)
     return graph_of(compiled), compiled
+
+
+class HalfFrozen(nn.Module):
+    """Two batch norms of one form, of which one trains and one does not; likewise dropouts."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Conv2d(3, 16, 3, padding=1)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(16) for _ in range(2))
+        self.drops = nn.ModuleList(nn.Dropout(0.5) for _ in range(2))
+
+    def forward(self, x):
+        x = self.head(x)
+        for norm, drop in zip(self.norms, self.drops, strict=True):
+            x = drop(torch.relu(norm(x)))
+        return x.mean((2, 3))
+
+
+def test_two_calls_alike_but_for_the_mode():
+    model, images = HalfFrozen(), torch.randn(4, 3, 32, 32)
+    model.norms[1].eval()
+    model.drops[0].eval()
+    graph, called = made(model, images, "eager")
+    found = Survey()
+    with preserved(model, (images,)):
+        survey(model, graph, (images,), found)
+    measured(called, images)
+    peak, saved = measured(called, images)
+    verdict = judge(model, graph, found)
+    assert abs(verdict.saved_bytes - saved) <= 0.02 * peak

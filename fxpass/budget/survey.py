@@ -135,7 +135,8 @@ class _Surveyor(Interpreter):
         args, kwargs = pytree.tree_map(_no_handle, (args, kwargs))
         needs = self._needs_of(n, args, kwargs)
         upstream = self.found.gradient_strides.get(key_of(n)[1][-1])
-        what = n.target if n.op != "call_module" else repr(module)
+        # The repr does not say whether it trains, on which a batch norm and a dropout depend.
+        what = n.target if n.op != "call_module" else f"{module!r} {module.training}"
         form = _form((what, args, kwargs, needs, str(upstream)))
         if form not in self.found.known:
             cost = self._probe.call(function, args, kwargs, needs, upstream)
