@@ -18,6 +18,13 @@ settings.register_profile("deep", **_COMMON)
 settings.load_profile(os.environ.get("FXPASS_HYPOTHESIS", "quick"))
 
 
+@pytest.fixture(autouse=True)
+def threads_as_found():
+    """A test that sets the number of torch's threads sets it for itself alone."""
+    with torch_threads(torch.get_num_threads()):
+        yield
+
+
 @pytest.fixture(params=[1, 2])
 def threads(request):
     """Runs a test with one and with two of torch's threads."""

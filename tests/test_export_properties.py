@@ -9,7 +9,7 @@ from _exported import Loaded, exported
 from hypothesis import event, given, settings
 from strategies import networks
 from strategies_network import Autocast, around_step, build, loss_of
-from test_properties import COMMON, explained, threads_as_found  # noqa: F401
+from test_properties import COMMON, explained
 
 import fxpass
 from fxpass._oracle import Loop, compare, record

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from _everything_again import everything_again, graph_of
+from _threads import torch_threads
 from test_budget import measured, net
 from test_rerun_everything import Bottleneck
 from torch import nn
@@ -85,6 +86,13 @@ def test_peak_and_saved_bytes(name, channels_last, plan):
     assert abs(verdict.saved_bytes - saved) <= 0.02 * peak
     assert abs(verdict.peak_bytes / peak - 1) <= 0.02
     assert verdict.seconds > 0
+
+
+@pytest.mark.parametrize("name", ["chain", "bottleneck", "dense", "shuffle"])
+def test_on_one_thread(name):
+    """Where small convolutions take other kernels, others of a step's ops make its peak."""
+    with torch_threads(1):
+        test_peak_and_saved_bytes(name, channels_last=False, plan="free")
 
 
 def made(model, images, plan):

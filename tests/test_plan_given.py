@@ -5,11 +5,9 @@ import pickle
 import random
 
 import pytest
-import torch
 from _blocks import NETWORKS, conv, image, made
 from _broken import Layers
 from _exact import assert_exact
-from _threads import torch_threads
 from _twins import all_operators, saved_bytes
 from hypothesis import given, settings, strategies
 from strategies import networks
@@ -23,12 +21,6 @@ from fxpass._oracle import compare
 from fxpass.plan import Choice, Recipe
 from fxpass.runtime.module import compiled_module
 from fxpass.runtime.unit import Unit
-
-
-@pytest.fixture(autouse=True, scope="module")
-def threads_as_found():
-    with torch_threads(torch.get_num_threads()):
-        yield
 
 
 class Two(nn.Module):

@@ -14,7 +14,6 @@ from collections import Counter
 
 import pytest
 import torch
-from _threads import torch_threads
 from hypothesis import HealthCheck, Phase, assume, event, given, seed, settings
 from hypothesis.errors import UnsatisfiedAssumption
 from strategies import networks
@@ -33,12 +32,6 @@ settings.register_profile("quick", max_examples=800, derandomize=True, **COMMON)
 settings.register_profile("deep", max_examples=20_000, **COMMON)
 PROFILE = settings.get_profile(os.environ.get("FXPASS_HYPOTHESIS", "quick"))
 STEPS = 3
-
-
-@pytest.fixture(autouse=True, scope="module")
-def threads_as_found():
-    with torch_threads(torch.get_num_threads()):
-        yield
 
 
 def run_all(network, twin_of):

@@ -38,10 +38,8 @@ CASE = Case(
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """The zoo knows the small case; torch's threads are put back."""
+    """The zoo knows the small case."""
     monkeypatch.setitem(_cases.OWN_CASES, "small", CASE)
-    with torch_threads(torch.get_num_threads()):
-        yield
 
 
 def run(tmp_path, *arguments):

@@ -85,12 +85,12 @@ class Backward:
         record.grad = None
         cost = record.cost
         mine, hands_on = grad.mine, _hands_on(record)
-        over = sum(g.n_bytes for g in cost.gradients.values() if g.is_output)
-        extra = 0 if mine or hands_on else over
         for i, phase in enumerate(cost.phases):
+            shared_peak = None if mine else phase.shared_peak_bytes
+            peak = phase.peak_bytes if shared_peak is None else shared_peak
             values = [kept.fetch(memory) for kept in record.kept] if phase.reads else []
             memory.seconds += phase.seconds
-            memory.touch(phase.peak_bytes + (extra if i == 0 else 0))
+            memory.touch(peak)
             for value in values:
                 value.drop()
             if not any(later.reads for later in cost.phases[i + 1 :]):

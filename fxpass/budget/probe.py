@@ -30,12 +30,15 @@ class Phase:
         peak_bytes: the most that is live in it, above what is live when it begins; the gradients it
             returns are among them.
         reads: whether it reads what was kept; once no later phase does, that is let go.
+        shared_peak_bytes: `peak_bytes` where others hold the output's gradient too, so that nothing
+            can be written over it; None: the same.
 
     """
 
     seconds: float
     peak_bytes: int
     reads: bool = True
+    shared_peak_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -150,13 +153,20 @@ class Probe:
         `needs_gradient`: of each tensor in them; `upstream`: the strides of the gradient that its
         backward gets, if they are not those of the result.
         """
-        runs = [
-            _Run(function, args, kwargs, needs_gradient).measure(upstream)
-            for _ in range(self._repeats + 1)
-        ][1:]
+
+        def run(shared: bool = False) -> Cost:
+            return _Run(function, args, kwargs, needs_gradient).measure(upstream, shared)
+
+        runs = [run() for _ in range(self._repeats + 1)][1:]
         first = runs[0]
+        in_place = any(gradient.is_output for gradient in first.gradients.values())
+        shared = run(shared=True).phases if in_place else first.phases
         phases = tuple(
-            Phase(median(run.phases[i].seconds for run in runs), phase.peak_bytes, phase.reads)
+            replace(
+                phase,
+                seconds=median(run.phases[i].seconds for run in runs),
+                shared_peak_bytes=shared[i].peak_bytes,
+            )
             for i, phase in enumerate(first.phases)
         )
         return Cost(
@@ -220,7 +230,7 @@ class _Run:
         address = grad.untyped_storage().data_ptr()
         self._noted[place] = Gradient(grad.nbytes, False, grad.stride()), address
 
-    def measure(self, upstream: tuple[int, ...] | None) -> Cost:
+    def measure(self, upstream: tuple[int, ...] | None, shared: bool) -> Cost:
         with torch.enable_grad(), memory.track(timeline=True) as tracked:
             start = time.perf_counter()
             result = self.function(*self.args, **self.kwargs)
@@ -239,7 +249,7 @@ class _Run:
             if not grown:
                 return Cost(seconds, peak, 0, out_bytes=out, alias=alias)
             saves = self._saves(results)
-            backward, backward_peak = self._backward(grown, tracked, start, upstream)
+            backward, backward_peak = self._backward(grown, tracked, start, upstream, shared)
         for place, leaf in enumerate(self._tensors()):
             if isinstance(leaf, nn.Parameter) and leaf.grad is not None:
                 self.gradients[place] = Gradient(leaf.grad.nbytes, is_output=False)
@@ -263,13 +273,16 @@ class _Run:
         tracked: memory.track,
         start: float,
         upstream: tuple[int, ...] | None,
+        shared: bool,
     ) -> tuple[float, int]:
         begun, live = 0, 0
         seen_by_python: dict[int, int] = {}
+        held: list[Tensor] = []
 
         def make() -> list[Tensor]:
             nonlocal begun, live
             seeds = [gradient_like(t, upstream) for t in results]
+            held.extend(seeds if shared else ())
             storages = [seed.untyped_storage() for seed in seeds]
             seen_by_python.update((storage.data_ptr(), storage.nbytes()) for storage in storages)
             begun, live = tracked.count_events(), tracked.live_bytes
@@ -277,7 +290,7 @@ class _Run:
 
         # A gradient that Python has seen is not the engine's alone: that of the product is. One
         # with gaps is a part of a larger one, and never alone.
-        alone = all(_fills_storage(gradient_like(t, upstream)) for t in results)
+        alone = not shared and all(_fills_storage(gradient_like(t, upstream)) for t in results)
         loss = _Seed.apply(make, *(result * 1 if alone else result for result in results))
         loss.backward()
         ended = time.perf_counter() - start
