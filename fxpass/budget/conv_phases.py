@@ -19,8 +19,9 @@ def conv_phases(
     cost: Cost,
     needs: list[bool],
     upstream: tuple[int, ...] | None,
+    probe: Probe,
 ) -> Cost:
-    """`cost` with the phases of fxpass::conv*, told apart; of any other op as it is.
+    """`cost` with the phases of fxpass::conv*, told apart by `probe`; of any other op as it is.
 
     Source: cpp_ops/ops/conv.cpp, ConvNode::backward.
     """
@@ -53,6 +54,6 @@ def conv_phases(
         ([needs_x, False, False], False),
     ):
         if any(mask):
-            measured = Probe().restore(partial(half, mask))
+            measured = probe.restore(partial(half, mask))
             phases.append(Phase(measured.seconds, measured.peak_bytes, reads))
     return replace(cost, phases=tuple(phases))

@@ -12,11 +12,12 @@ from fxpass._preserved import preserved
 from fxpass.budget.amount import budget_bytes
 from fxpass.budget.judge import judge
 from fxpass.budget.search import Found, Search
-from fxpass.budget.survey import Survey, lacks, survey
+from fxpass.budget.survey import Survey, lacks, survey, time_again
 from fxpass.capture import ArgPattern, Capture, OwnForward, capture_unit
 from fxpass.edges import Edges, find_edges
 from fxpass.errors import BudgetError, TraceError
 from fxpass.plan import Plan, Prediction, free_plan
+from fxpass.rewrite import rewrite
 
 _STEP = 0.95
 """From one budget to the next in the search for the smallest peak."""
@@ -42,8 +43,28 @@ class Planner:
         self._survey = Survey()
         self._search = Search(model, self._edges, self._measure, self._survey)
         self._measure(capture.graph)
+        self._search.judged(free_plan)
+        self._time_again()
         self.eager = judge(model, capture.graph, self._survey)
         self.free = self._search.judged(free_plan)
+
+    def plan_saving(self, saved_budget: int) -> Plan:
+        """The fastest plan found that leaves at most so many bytes alive after the forward.
+
+        Of several budgets for the peak this is the one to compare with what other systems call
+        activation memory. Raises BudgetError if no such plan is found.
+        """
+        found = self.free
+        budget = max(self.eager.peak_bytes, found.verdict.peak_bytes)
+        if found.verdict.saved_bytes > saved_budget:
+            found = self._search.within(budget, saved_budget)
+        if found.verdict.saved_bytes > saved_budget:
+            raise BudgetError(
+                f"fxpass: no plan found that saves at most {saved_budget:,} bytes; the fewest found"
+                f" are {found.verdict.saved_bytes:,}",
+                found.verdict.saved_bytes,
+            )
+        return found.plan.predicted(self._prediction(budget, found))
 
     def plan(self, memory_budget: int | float | str) -> Plan:
         """The fastest plan found whose peak is within the budget.
@@ -102,6 +123,13 @@ class Planner:
         graph.output(graph.graph_copy(capture.graph, {}))
         opaque = frozenset(capture.overridden)
         return find_edges(graph, capture.root, opaque, capture.hooked)
+
+    def _time_again(self) -> None:
+        edges = self._edges()
+        rewrite(edges, free_plan(edges))
+        with preserved(self._model, self._inputs):
+            for graph in (self._capture.graph, edges.graph):
+                time_again(self._model, graph, tuple(self._inputs), self._survey)
 
     def _measure(self, graph: Graph) -> None:
         if lacks(self._survey, graph):

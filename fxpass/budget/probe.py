@@ -8,10 +8,9 @@ alive than one op's inputs, results and gradients.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +84,9 @@ class RestoreCost:
     peak_bytes: int
 
 
+Measured = TypeVar("Measured")
+
+
 class _Source(torch.autograd.Function):
     """Copies a tensor; takes note of the gradient that comes back, and lets go of it."""
 
@@ -134,11 +136,30 @@ def _fills_storage(value: Tensor) -> bool:
     return value.untyped_storage().nbytes() == value.nbytes
 
 
-class Probe:
-    """Measures calls; `repeats`: how often each, for the median of the times."""
+def fastest(costs: Sequence[Cost]) -> Cost:
+    """Of measurements of one call the last one's bytes, and the least times of all.
 
-    def __init__(self, repeats: int = 3) -> None:
-        self._repeats = repeats
+    What else the machine does makes a run slower, never faster; and a first run, which also makes
+    what is made once, takes more bytes.
+    """
+    last = costs[-1]
+    phases = (
+        replace(phase, seconds=min(cost.phases[i].seconds for cost in costs))
+        for i, phase in enumerate(last.phases)
+    )
+    return replace(last, seconds=min(cost.seconds for cost in costs), phases=tuple(phases))
+
+
+_MOST_RUNS = 4
+_ENOUGH_SECONDS = 0.2
+"""Two runs will do of a call that takes half of this."""
+
+
+class Probe:
+    """Measures calls, each a few times; `runs`: at most how often."""
+
+    def __init__(self, runs: int = _MOST_RUNS) -> None:
+        self._runs = runs
 
     def call(
         self,
@@ -157,40 +178,35 @@ class Probe:
         def run(shared: bool = False) -> Cost:
             return _Run(function, args, kwargs, needs_gradient).measure(upstream, shared)
 
-        runs = [run() for _ in range(self._repeats + 1)][1:]
-        first = runs[0]
-        in_place = any(gradient.is_output for gradient in first.gradients.values())
-        shared = run(shared=True).phases if in_place else first.phases
-        phases = tuple(
-            replace(
-                phase,
-                seconds=median(run.phases[i].seconds for run in runs),
-                shared_peak_bytes=shared[i].peak_bytes,
-            )
-            for i, phase in enumerate(first.phases)
+        found = fastest(list(self._repeated(run)))
+        in_place = any(gradient.is_output for gradient in found.gradients.values())
+        shared = run(shared=True).phases if in_place else found.phases
+        phases = (
+            replace(phase, shared_peak_bytes=other.peak_bytes)
+            for phase, other in zip(found.phases, shared, strict=True)
         )
-        return Cost(
-            median(run.seconds for run in runs),
-            first.peak_bytes,
-            first.own_bytes,
-            first.saves,
-            phases,
-            first.gradients,
-            first.out_bytes,
-            first.alias,
-        )
+        return replace(found, phases=tuple(phases))
 
     def restore(self, restore: Callable[[], Tensor]) -> RestoreCost:
         """The cost of a restoration, whose inputs are there."""
-        seconds, peak = [], 0
-        for _ in range(self._repeats + 1):
+
+        def run() -> RestoreCost:
             with memory.track() as tracked:
                 start = time.perf_counter()
                 value = restore()
-                seconds.append(time.perf_counter() - start)
-            peak = tracked.peak_bytes
+                seconds = time.perf_counter() - start
             del value
-        return RestoreCost(median(seconds[1:]), peak)
+            return RestoreCost(seconds, tracked.peak_bytes)
+
+        runs = list(self._repeated(run))
+        return RestoreCost(min(run.seconds for run in runs), runs[-1].peak_bytes)
+
+    def _repeated(self, run: Callable[[], Measured]) -> Iterator[Measured]:
+        start = time.perf_counter()
+        for i in range(self._runs):
+            if i > 1 and time.perf_counter() - start > _ENOUGH_SECONDS:
+                return
+            yield run()
 
 
 class _Run:

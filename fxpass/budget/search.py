@@ -55,21 +55,26 @@ class Search:
         self._module, self._edges, self._measure = module, edges, measure
         self._survey, self._seconds = survey, seconds
 
-    def within(self, budget: int) -> Found:
-        """The fastest plan found whose peak is at most `budget` bytes, or the smallest found."""
+    def within(self, budget: int, saved_budget: int | None = None) -> Found:
+        """The fastest plan found whose peak is at most `budget` bytes, or the smallest found.
+
+        `saved_budget`: the most bytes that may be live when the forward has returned.
+        """
         values = self._values()
         selection = self._selection(values)
         places = {node.name: place for place, node in enumerate(values.nodes)}
-        smallest, waited = None, 0
+        between = Moment(len(places), backward=False)
+        smallest, least, waited = None, 0, 0
         watched: set[Moment] = set()
         seen = set()
         for _ in range(_ROUNDS):
             kept = selection.solve()
             found, graph = self._found(kept)
-            peak = found.verdict.peak_bytes
-            if smallest is None or peak < smallest.verdict.peak_bytes:
-                smallest, waited = found, 0
-            if peak <= budget:
+            peak, saved = found.verdict.peak_bytes, found.verdict.saved_bytes
+            over = max(peak - budget, 0 if saved_budget is None else saved - saved_budget)
+            if smallest is None or over < least:
+                smallest, least, waited = found, over, 0
+            if over <= 0:
                 return found
             waited += 1
             choice = frozenset(kept.values), frozenset(kept.masked), frozenset(kept.let_go)
@@ -82,6 +87,9 @@ class Search:
             for moment in watched:
                 others = peaks.get(moment, 0) / _MIB - selection.at(moment)
                 selection.limit(moment, budget / _MIB - others)
+            if saved_budget is not None:
+                others = saved / _MIB - selection.at(between)
+                selection.limit(between, saved_budget / _MIB - others)
         assert smallest is not None
         return smallest
 

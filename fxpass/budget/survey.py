@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,10 +15,12 @@ from torch.fx import Graph, Interpreter, Node
 from torch.utils import _pytree as pytree
 
 from fxpass.budget.conv_phases import conv_phases
-from fxpass.budget.probe import Cost, Probe, RestoreCost
+from fxpass.budget.probe import Cost, Probe, RestoreCost, fastest
 from fxpass.edges import origins_of
 
 _MOST_PASSES = 6
+
+Measured = tuple[Cost, RestoreCost | None]
 
 Key = tuple[str, tuple[str, ...]]
 """An operator, and the values of the captured graph that a call of it computes."""
@@ -45,7 +47,7 @@ class Survey:
     gradient_strides: dict[str, tuple[int, ...] | None] = field(default_factory=dict)
     costs: dict[Key, Cost] = field(default_factory=dict)
     restores: dict[Key, RestoreCost] = field(default_factory=dict)
-    known: dict[Any, tuple[Cost, RestoreCost | None]] = field(default_factory=dict)
+    known: dict[Any, Measured] = field(default_factory=dict)
 
     def seconds_by_value(self) -> dict[str, float]:
         """What making each value again takes, by the name of its node."""
@@ -69,10 +71,23 @@ def survey(module: nn.Module, graph: Graph, inputs: tuple[Any, ...], found: Surv
     """
     for _ in range(_MOST_PASSES):
         known = len(found.known)
-        with torch.no_grad(), _no_collection():
-            _Surveyor(module, graph, found).run(*inputs, enable_io_processing=False)
+        _run(_Surveyor(module, graph, found), inputs)
         if len(found.known) == known:
             break
+
+
+def time_again(module: nn.Module, graph: Graph, inputs: tuple[Any, ...], found: Survey) -> None:
+    """Measures once more each call of a graph that has been measured; the least times count.
+
+    The speed of a machine that others use too changes from second to second. Two graphs whose
+    times are to be compared are measured in turns.
+    """
+    _run(_Again(module, graph, found), inputs)
+
+
+def _run(surveyor: _Surveyor, inputs: tuple[Any, ...]) -> None:
+    with torch.no_grad(), _no_collection():
+        surveyor.run(*inputs, enable_io_processing=False)
 
 
 @contextmanager
@@ -138,16 +153,21 @@ class _Surveyor(Interpreter):
         # The repr does not say whether it trains, on which a batch norm and a dropout depend.
         what = n.target if n.op != "call_module" else f"{module!r} {module.training}"
         form = _form((what, args, kwargs, needs, str(upstream)))
-        if form not in self.found.known:
+
+        def measured() -> Measured:
             cost = self._probe.call(function, args, kwargs, needs, upstream)
             if is_ours(n):
-                cost = conv_phases(n, args, cost, needs, upstream)
-            self.found.known[form] = cost, self._restore(n, args)
-        cost, restore = self.found.known[form]
+                cost = conv_phases(n, args, cost, needs, upstream, self._probe)
+            return cost, self._restore(n, args)
+
+        cost, restore = self.found.known[form] = self._measured(form, measured)
         self.found.costs[key_of(n)] = cost
         if restore is not None:
             self.found.restores[key_of(n)] = restore
         self._note_gradients(n, (args, kwargs), cost)
+
+    def _measured(self, form: Any, measure: Callable[[], Measured]) -> Measured:
+        return self.found.known.get(form) or measure()
 
     def _note_gradients(self, n: Node, arguments: Any, cost: Cost) -> None:
         """Of each value read: the strides of the gradient that this call, so far the last, gives.
@@ -187,6 +207,26 @@ class _Surveyor(Interpreter):
             result: Any = n.target(*own)  # type: ignore[operator]
         handle = result[1]
         return self._probe.restore(handle.restore) if handle.recipe() == "affine" else None
+
+
+class _Again(_Surveyor):
+    """Measures each call that is known once more."""
+
+    def __init__(self, module: nn.Module, graph: Graph, found: Survey) -> None:
+        super().__init__(module, graph, found)
+        self._probe = Probe(runs=1)
+        self._done: set[Any] = set()
+
+    def _measured(self, form: Any, measure: Callable[[], Measured]) -> Measured:
+        cost, restore = self.found.known[form]
+        if form in self._done:
+            return cost, restore
+        self._done.add(form)
+        again, restore_again = measure()
+        if restore is not None and restore_again is not None:
+            seconds = min(restore.seconds, restore_again.seconds)
+            restore = replace(restore, seconds=seconds)
+        return fastest([again, cost]), restore
 
 
 _ON_PAPER = ("rerun_", "bind", "hold", "bitmap", "keep_", "pack_noise")
