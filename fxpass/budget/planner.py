@@ -90,6 +90,11 @@ class Planner:
             )
         return found.plan.predicted(self._prediction(budget, found))
 
+    @property
+    def smallest_peak_bytes(self) -> int:
+        """The smallest peak found, of all plans: a budget below it raises BudgetError."""
+        return min(self._smallest, self.free, key=lambda f: f.verdict.peak_bytes).verdict.peak_bytes
+
     @functools.cached_property
     def _smallest(self) -> Found:
         """The plan of the smallest peak found: each budget a little below the last one's peak."""

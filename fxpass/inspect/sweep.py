@@ -41,7 +41,13 @@ def _as_it_is(model: nn.Module) -> nn.Module:
     return model
 
 
-def _with_checkpoints(model: nn.Module) -> nn.Module:
+def with_checkpoints(model: nn.Module, segments: int | None = None) -> nn.Module:
+    """A copy of the model that runs every outermost nn.Sequential by checkpoint_sequential.
+
+    `segments`: of each, no more than it has layers; None: the square root of its length.
+
+    Raises ValueError if the model has no nn.Sequential.
+    """
     model = copy.deepcopy(model)
     chains = list(_outermost_chains(model))
     if not chains:
@@ -50,7 +56,8 @@ def _with_checkpoints(model: nn.Module) -> nn.Module:
             f"got {type(model).__name__} without one; leave out the method 'checkpoint'"
         )
     for chain in chains:
-        chain.forward = _checkpointed(list(chain))  # type: ignore[method-assign]
+        number = math.isqrt(len(chain) - 1) + 1 if segments is None else segments
+        chain.forward = _checkpointed(list(chain), number)  # type: ignore[method-assign]
     return model
 
 
@@ -62,8 +69,8 @@ def _outermost_chains(module: nn.Module) -> Iterator[nn.Sequential]:
         yield from _outermost_chains(child)
 
 
-def _checkpointed(layers: list[nn.Module]) -> Callable[[Tensor], Tensor]:
-    segments = math.isqrt(len(layers) - 1) + 1
+def _checkpointed(layers: list[nn.Module], segments: int) -> Callable[[Tensor], Tensor]:
+    segments = min(segments, len(layers))
 
     def forward(x: Tensor) -> Tensor:
         return checkpoint_sequential(layers, segments, x, use_reentrant=False)
@@ -73,7 +80,7 @@ def _checkpointed(layers: list[nn.Module]) -> Callable[[Tensor], Tensor]:
 
 METHODS: dict[str, Callable[[nn.Module], Any]] = {
     "eager": _as_it_is,
-    "checkpoint": _with_checkpoints,
+    "checkpoint": with_checkpoints,
     "torch.compile": torch.compile,
     "fxpass": compile,
 }
