@@ -30,7 +30,8 @@ class EverythingAgain(Lowering):
         let_go = set()
         if self._every:
             let_go = {n for n in values.sources if len(n.name) % self._every == 0}
-        plan = recipes(values, Kept(kept.values, kept.masked, let_go - kept.values))
+        serves = dict.fromkeys(let_go - kept.values, (1,) * 16)
+        plan = recipes(values, Kept(kept.values, kept.masked, serves))
         rewrite(edges, plan)
         return plan
 

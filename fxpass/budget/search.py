@@ -77,7 +77,7 @@ class Search:
             if over <= 0:
                 return found
             waited += 1
-            choice = frozenset(kept.values), frozenset(kept.masked), frozenset(kept.let_go)
+            choice = frozenset(kept.values), frozenset(kept.masked), frozenset(kept.serves)
             if waited > _PATIENCE or choice in seen:
                 break
             seen.add(choice)
@@ -108,9 +108,12 @@ class Search:
         edges = self._edges()
         values = Values(edges, heavy_nodes(edges))
         nodes = {node.name: node for node in values.nodes}
-        chosen = (kept.values, kept.masked, kept.let_go)
-        own = [{nodes[node.name] for node in some} for some in chosen]
-        plan = self._explained(recipes(values, Kept(*own)))
+        own = Kept(
+            {nodes[node.name] for node in kept.values},
+            {nodes[node.name] for node in kept.masked},
+            {nodes[node.name]: serves for node, serves in kept.serves.items()},
+        )
+        plan = self._explained(recipes(values, own))
         rewrite(edges, plan)
         return Found(plan, self._verdict(edges.graph)), edges.graph
 
@@ -124,7 +127,7 @@ class Search:
                 return choice
             mib = survey.n_bytes.get(choice.value, 0) / _MIB
             cost = f"saves {mib:.2g} MiB for {1e3 * seconds.get(choice.value, 0.0):.2g} ms"
-            more = ", for each reader anew" if choice.let_go else ""
+            more = ", more than once" if choice.serves else ""
             return replace(choice, reason=f"{choice.reason}: {cost}{more}")
 
         return Plan(tuple(map(explained, plan)))

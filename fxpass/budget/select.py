@@ -22,6 +22,9 @@ from fxpass.plan.values import Mask, Values
 
 _INFINITE = highspy.kHighsInf
 _MIB = float(1 << 20)
+_MOST_READERS = 16
+"""How often a value that is let go is restored alone; after that once for all that are left."""
+
 _PRICE = 1e5
 """Of a MiB over a limit, in milliseconds."""
 
@@ -207,7 +210,8 @@ class Selection:
         kept = {node for node, column in self._keep.items() if chosen[column] > 0.5}
         masks = [mask for mask, column in self._mask.items() if chosen[column] > 0.5]
         let_go = {node for node, column in self._let_go.items() if chosen[column] > 0.5}
-        return Kept(kept, {self._values.masks[mask] for mask in masks}, let_go)
+        serves = dict.fromkeys(let_go, (1,) * _MOST_READERS)
+        return Kept(kept, {self._values.masks[mask] for mask in masks}, serves)
 
     def at(self, moment: Moment) -> float:
         """What the choice found takes at a moment, in MiB."""

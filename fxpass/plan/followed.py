@@ -30,7 +30,7 @@ def plan_followed(edges: Edges, given: Plan) -> Plan | None:
         return None
     if not there.union(masks).issuperset(values.masks.values()):
         return None
-    let_go = {node for node in values.nodes if given.lets_go(node.name)}
-    plan = recipes(values, Kept(kept, masks, let_go))
+    serves = {node: given.serves(node.name) for node in values.nodes if given.serves(node.name)}
+    plan = recipes(values, Kept(kept, masks, serves))
     reasons = {(c.value, c.recipe): c.reason for c in given}
     return Plan(tuple(replace(c, reason=reasons.get((c.value, c.recipe), c.reason)) for c in plan))

@@ -42,7 +42,8 @@ class Choice:
         reason: why it is kept so, or why nothing cheaper was possible.
         ops: the names of the nodes that compute and save it.
         fixed: the value was asked to stay dense, and `ops` to be eager's.
-        let_go: the value is restored anew for each reader, and not held between them.
+        serves: of a value that is run again: for how many readers each restoration of a backward
+            holds it, the first one first. One after those holds it for all that are left.
 
     """
 
@@ -53,7 +54,7 @@ class Choice:
     reason: str = ""
     ops: tuple[str, ...] = ()
     fixed: bool = False
-    let_go: bool = False
+    serves: tuple[int, ...] = ()
 
     def dense(self) -> Choice:
         """The value stays dense, and the ops that compute and save it are eager's own."""
@@ -102,10 +103,10 @@ class Plan:
     choices: tuple[Choice, ...] = ()
     prediction: Prediction | None = None
     _by_value: dict[str, Recipe] = field(init=False, repr=False, compare=False)
-    _let_go: frozenset[str] = field(init=False, repr=False, compare=False)
+    _serves: dict[str, tuple[int, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_let_go", frozenset(c.value for c in self.choices if c.let_go))
+        object.__setattr__(self, "_serves", {c.value: c.serves for c in self.choices})
         object.__setattr__(self, "_by_value", {c.value: c.recipe for c in self.choices})
 
     def __iter__(self) -> Iterator[Choice]:
@@ -122,9 +123,9 @@ class Plan:
         """Whether the value computed by the node of this name is made again from others."""
         return self.recipe(value) in (Recipe.AFFINE, Recipe.RERUN)
 
-    def lets_go(self, value: str) -> bool:
-        """Whether the value is restored anew for each reader."""
-        return value in self._let_go
+    def serves(self, value: str) -> tuple[int, ...]:
+        """For how many readers each restoration of the value holds it; empty: one for all."""
+        return self._serves.get(value, ())
 
     def keeps(self, value: str) -> bool:
         """Whether the value is one of those from which others are made again."""
@@ -224,9 +225,11 @@ def _choice(
     reason: str = "",
     ops: Iterable[str] = (),
     fixed: bool = False,
-    let_go: bool = False,
+    serves: Iterable[int] = (),
 ) -> Choice:
-    return Choice(value, op, tuple(savers), Recipe(recipe), reason, tuple(ops), fixed, let_go)
+    return Choice(
+        value, op, tuple(savers), Recipe(recipe), reason, tuple(ops), fixed, tuple(serves)
+    )
 
 
 def _columns(rows: list[tuple[str, ...]]) -> str:

@@ -19,13 +19,14 @@ class Kept:
     Attributes:
         values: the values that are kept, dense or as a bitmap.
         masked: those of which only a mask is kept.
-        let_go: those that are restored anew for each reader, and not held between them.
+        serves: of those that are restored more than once in a backward: for how many readers each
+            restoration holds them, the first one first.
 
     """
 
     values: set[Node]
     masked: set[Node]
-    let_go: set[Node] = field(default_factory=set)
+    serves: dict[Node, tuple[int, ...]] = field(default_factory=dict)
 
 
 def recipes(values: Values, kept: Kept) -> Plan:
@@ -37,7 +38,7 @@ class _Recipes:
     def __init__(self, values: Values, kept: Kept) -> None:
         self.values = values
         self.edges = values.edges
-        self.kept, self.masked, self.let_go = kept.values, kept.masked, kept.let_go
+        self.kept, self.masked, self.serves = kept.values, kept.masked, kept.serves
         self.restored = self._restored()
 
     def plan(self) -> Plan:
@@ -62,7 +63,7 @@ class _Recipes:
             names = tuple(describe(saver.node) for saver in savers)
             ops = self._ops(node, savers)
             choice = Choice(node.name, describe(node), names, recipe, reason, ops)
-            choices.append(replace(choice, let_go=node in self.let_go))
+            choices.append(replace(choice, serves=self.serves.get(node, ())))
         return Plan(tuple(choices))
 
     def _ops(self, node: Node, savers: list[Call]) -> tuple[str, ...]:

@@ -15,8 +15,8 @@ from fxpass.rewrite.context import Context, Rewrite
 from fxpass.rewrite.conv import rewrite_conv
 from fxpass.rewrite.conv_transpose import rewrite_conv_transpose
 from fxpass.rewrite.dropout import rewrite_dropout, rewrite_stochastic_depth
+from fxpass.rewrite.hold import hold
 from fxpass.rewrite.keep import rewrite_saved_input, rewrite_saved_result
-from fxpass.rewrite.let_go import let_go
 from fxpass.rewrite.linear import rewrite_linear
 from fxpass.rewrite.max_pool import rewrite_adaptive_max_pool, rewrite_max_pool
 from fxpass.rewrite.mul import rewrite_mul
@@ -87,8 +87,8 @@ def rewrite(
             add_page(context, value, page_dir)
         elif call is not None and _may_alias(call) and context.handle(value) is None:
             context.share_handle(call.inputs[0], value)
-        if plan.lets_go(node.name):
-            let_go(context, value)
+        if plan.serves(node.name):
+            hold(context, value, plan.serves(node.name))
     edges.graph.lint()
 
 
