@@ -11,7 +11,7 @@ from torch import nn
 
 from fxpass._lowering import Lowering, require_parts
 from fxpass._preserved import preserved
-from fxpass.budget import Planner
+from fxpass.budget import PLANNERS, Planner
 from fxpass.capture import ArgPattern
 from fxpass.errors import TraceError
 from fxpass.plan import Plan
@@ -82,11 +82,8 @@ def compile(
             "fxpass.compile: expected an eager torch.nn.Module, got a TorchScript module; "
             "compile the model before it is scripted"
         )
-    if example_inputs is not None and not isinstance(example_inputs, tuple):
-        raise TypeError(
-            "fxpass.compile: expected example_inputs to be a tuple of the model's arguments, got "
-            f"{_kind(example_inputs)}; for one argument write (x,)"
-        )
+    if example_inputs is not None:
+        _require_inputs("compile", example_inputs)
     if plan is not None:
         require_parts(plan, model)
     replanning = None
@@ -110,7 +107,10 @@ def compile(
 
 
 def plan(
-    model: nn.Module, example_inputs: tuple[Any, ...], memory_budget: int | float | str
+    model: nn.Module,
+    example_inputs: tuple[Any, ...],
+    memory_budget: int | float | str,
+    planner: str = "op",
 ) -> Plan:
     """The plan with which `compile` would train `model` within a memory budget.
 
@@ -118,6 +118,10 @@ def plan(
         model: the model to train.
         example_inputs: what it will be called with, as a tuple.
         memory_budget: as in `compile`.
+        planner: how the plan is found. "op": any value may be kept or made again, the choice is a
+            solver's; what `compile` does. "free": no layer is run again. "uniform", "revolve",
+            "optimal": a schedule of the model's chain of blocks, as `checkpoint_chain` has them.
+            `compile(model, plan=plan)` follows the plan of any.
 
     Raises:
         BudgetError: no plan that fits was found; the message names the smallest peak.
@@ -125,7 +129,14 @@ def plan(
         TypeError, ValueError: as in `compile`.
 
     """
-    return compile(model, example_inputs, memory_budget=memory_budget).plan
+    if planner not in PLANNERS:
+        raise ValueError(
+            f"fxpass.plan: expected planner to be one of {', '.join(PLANNERS)}, got {planner!r}"
+        )
+    if planner == "op":
+        return compile(model, example_inputs, memory_budget=memory_budget).plan
+    _require_inputs("plan", example_inputs)
+    return Planner(model, example_inputs).plan(memory_budget, planner)
 
 
 class _Replanning:
@@ -142,6 +153,14 @@ class _Replanning:
         plan = None if memory_budget is None else self.plan(memory_budget)
         report = LossReport(self._model, self._strict)
         return plan, Unit(self._model, Lowering(self._model, plan), report)
+
+
+def _require_inputs(of: str, example_inputs: object) -> None:
+    if not isinstance(example_inputs, tuple):
+        raise TypeError(
+            f"fxpass.{of}: expected example_inputs to be a tuple of the model's arguments, got "
+            f"{_kind(example_inputs)}; for one argument write (x,)"
+        )
 
 
 def _check_budgeted(example_inputs: tuple[Any, ...] | None, plan: Plan | None) -> None:

@@ -205,7 +205,7 @@ class Forward:
         name = key_of(node)[1][-1]
         buffer = self.values[value]
         packed = self.survey.packed_bytes.get(name, buffer.n_bytes)
-        if not bits:
+        if not bits and packed < buffer.n_bytes:  # else it stays dense
             packed -= buffer.n_bytes // 32  # those of the mask do
         return Handle(buffer, None, packed_bytes=packed, peak_bytes=buffer.n_bytes)
 
@@ -238,6 +238,9 @@ class Forward:
             y = node.args[0]
             handle_made.value = self.values[y]  # type: ignore[index]
             handle_made.n_bytes = handle_made.value.n_bytes
+            bias = node.args[5]
+            if inputs is not None and isinstance(bias, Node):
+                handle_made.own = Buffer(self.memory, _attribute(self.module, bias).nbytes)
         if cost is not None and cost.alias is not None:
             handle_made.peak_bytes = max(peak, self._bytes_of(node))
         return handle_made

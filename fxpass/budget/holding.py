@@ -98,6 +98,7 @@ class Handle:
     in_place: bool = False
     fetches: list[int] = field(default_factory=list)
     n_bytes: int = 0
+    own: Buffer | None = None  # beside the inputs: a layer's handle has a copy of its bias
     claims: int = 0
     names: int = 0  # by which the program knows it
     packed: Buffer | None = None
@@ -139,9 +140,10 @@ class Handle:
             return
         for kept in self.inputs or ():
             kept.release()
-        if self.packed is not None:
-            self.packed.drop()
-        self.inputs = self.packed = None
+        for held in (self.packed, self.own, self.cache):
+            if held is not None:
+                held.drop()
+        self.inputs = self.packed = self.own = self.cache = None
 
     def fetch(self, memory: Memory) -> Buffer:
         """The value, from who had it restored before or restored now."""

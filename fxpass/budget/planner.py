@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -10,6 +11,7 @@ from torch.fx import Graph
 
 from fxpass._preserved import preserved
 from fxpass.budget.amount import budget_bytes
+from fxpass.budget.chain import SCHEDULES, ChainSearch
 from fxpass.budget.judge import judge
 from fxpass.budget.search import Found, Search
 from fxpass.budget.survey import Survey, lacks, survey, time_again
@@ -66,29 +68,60 @@ class Planner:
             )
         return found.plan.predicted(self._prediction(budget, found))
 
-    def plan(self, memory_budget: int | float | str) -> Plan:
+    def plan(self, memory_budget: int | float | str, planner: str = "op") -> Plan:
         """The fastest plan found whose peak is within the budget.
 
-        Raises BudgetError if there is none, which names the smallest peak found.
+        `planner`: a key of PLANNERS, all of which have the same judge. Raises BudgetError if there
+        is no such plan, which names the smallest peak found, and ValueError for another planner.
         """
+        if planner not in PLANNERS:
+            raise ValueError(
+                f"expected planner to be one of {', '.join(PLANNERS)}, got {planner!r}"
+            )
         budget = budget_bytes(memory_budget, self.eager.peak_bytes)
         found = self.free
         if found.verdict.peak_bytes > budget:
-            found = self._search.within(budget)
-        if found.verdict.peak_bytes > budget:
-            found = min(found, self._smallest, key=lambda f: f.verdict.peak_bytes)
+            found = PLANNERS[planner](self, budget)
         if found.verdict.peak_bytes > budget >= self.eager.peak_bytes:
             found = self._dense  # in a model of some numbers ours may take a few bytes more
         if found.verdict.peak_bytes > budget:
             raise BudgetError(
-                f"fxpass: no plan found for a memory budget of {budget:,} bytes; the smallest peak "
-                f"found for this {type(self._model).__name__} with these inputs is "
+                f"fxpass: no plan found for a memory budget of {budget:,} bytes"
+                f"{self._by(planner)}; the smallest peak found for this "
+                f"{type(self._model).__name__} with these inputs is "
                 f"{found.verdict.peak_bytes:,} bytes, in {found.verdict.peak_at}. Give that much, "
                 "or a smaller batch (eager takes "
                 f"{self.eager.peak_bytes:,} bytes)",
                 found.verdict.peak_bytes,
             )
         return found.plan.predicted(self._prediction(budget, found))
+
+    def by_layers(self, budget: int) -> Found:
+        """The fastest plan found of all, or the smallest."""
+        found = self._search.within(budget)
+        if found.verdict.peak_bytes > budget:
+            found = min(found, self._smallest, key=lambda f: f.verdict.peak_bytes)
+        return found
+
+    def by_blocks(self, schedule: str, budget: int) -> Found:
+        """The fastest plan found that runs the model's blocks by a kind of schedule."""
+        if len(self._chain) < 2:
+            return self.free
+        return min(
+            self._chain.within(schedule, budget),
+            self.free,
+            key=lambda f: (f.verdict.peak_bytes > budget, f.verdict.peak_bytes),
+        )
+
+    @functools.cached_property
+    def _chain(self) -> ChainSearch:
+        return ChainSearch(self._search)
+
+    def _by(self, planner: str) -> str:
+        if planner == "op":
+            return ""
+        few = " (the model is no chain of blocks)" if len(self._chain) < 2 else ""
+        return f" by the planner {planner!r}{few}; planner='op' considers every value"
 
     @property
     def smallest_peak_bytes(self) -> int:
@@ -140,6 +173,19 @@ class Planner:
         if lacks(self._survey, graph):
             with preserved(self._model, self._inputs):
                 survey(self._model, graph, tuple(self._inputs), self._survey)
+
+
+def _by_blocks(schedule: str, planner: Planner, budget: int) -> Found:
+    return planner.by_blocks(schedule, budget)
+
+
+PLANNERS: dict[str, Callable[[Planner, int], Found]] = {
+    "op": Planner.by_layers,
+    "free": lambda planner, _: planner.free,
+    **{kind: functools.partial(_by_blocks, kind) for kind in SCHEDULES},
+}
+"""How a plan may be found. op: of all values, which to keep and which to make again, by a solver;
+free: no layer is run again; the others: a schedule of the model's blocks (fxpass.schedule)."""
 
 
 def _in_parts(capture: Capture | OwnForward) -> str:

@@ -53,14 +53,14 @@ class Search:
         seconds: float = 10.0,
     ) -> None:
         self._module, self._edges, self._measure = module, edges, measure
-        self._survey, self._seconds = survey, seconds
+        self.survey, self._seconds = survey, seconds
 
     def within(self, budget: int, saved_budget: int | None = None) -> Found:
         """The fastest plan found whose peak is at most `budget` bytes, or the smallest found.
 
         `saved_budget`: the most bytes that may be live when the forward has returned.
         """
-        values = self._values()
+        values = self.values()
         selection = self._selection(values)
         places = {node.name: place for place, node in enumerate(values.nodes)}
         between = Moment(len(places), backward=False)
@@ -100,7 +100,12 @@ class Search:
         rewrite(edges, plan)
         return Found(plan, self._verdict(edges.graph))
 
-    def _values(self) -> Values:
+    def found(self, kept: Kept) -> Found:
+        """What the judge says of the plan that keeps `kept`, values of `values()`."""
+        return self._found(kept)[0]
+
+    def values(self) -> Values:
+        """The values of the graph, and what each can be made of, layers run again included."""
         edges = self._edges()
         return Values(edges, heavy_nodes(edges))
 
@@ -119,7 +124,7 @@ class Search:
 
     def _explained(self, plan: Plan) -> Plan:
         """The plan that says of each value that is run again what that saves and costs."""
-        survey = self._survey
+        survey = self.survey
         seconds = survey.seconds_by_value()
 
         def explained(choice: Choice) -> Choice:
@@ -134,23 +139,30 @@ class Search:
 
     def _verdict(self, graph: Graph) -> Verdict:
         self._measure(graph)
-        return judge(self._module, graph, self._survey)
+        return judge(self._module, graph, self.survey)
 
-    def _selection(self, values: Values) -> Selection:
-        survey = self._survey
-        n_bytes = {node: survey.n_bytes.get(node.name, 0) for node in values.nodes}
-        seconds = survey.seconds_by_value()
+    def kept_bytes(self, values: Values) -> Callable[[Node], int]:
+        """What each value takes as it would be kept: dense, or as a bitmap."""
+        survey = self.survey
 
         def kept(node: Node) -> int:
+            dense = survey.n_bytes.get(node.name, 0)
             packs = node in values.sparse and not values.strangers[node]
-            packed = survey.packed_bytes.get(node.name, n_bytes[node])
-            return min(packed, n_bytes[node]) if packs else n_bytes[node]
+            return min(survey.packed_bytes.get(node.name, dense), dense) if packs else dense
+
+        return kept
+
+    def _selection(self, values: Values) -> Selection:
+        survey = self.survey
+        n_bytes = {node: survey.n_bytes.get(node.name, 0) for node in values.nodes}
+        seconds = survey.seconds_by_value()
 
         def redo(node: Node) -> float:
             call = values.edges.calls.get(node)
             is_view = call is not None and call.op.name == "view"
             return 0.0 if is_view else seconds.get(node.name, 0.0)
 
+        kept = self.kept_bytes(values)
         kept_bytes = {node: kept(node) for node in values.nodes}
         redo_seconds = {node: redo(node) for node in values.nodes}
         return Selection(values, kept_bytes, n_bytes, redo_seconds, self._seconds)

@@ -14,11 +14,15 @@ from torch import Tensor, nn
 from torch.fx import Graph, Interpreter, Node
 from torch.utils import _pytree as pytree
 
+from fxpass._oracle import integers
 from fxpass.budget.conv_phases import conv_phases
 from fxpass.budget.probe import Cost, Probe, RestoreCost, fastest
 from fxpass.edges import origins_of
 
 _MOST_PASSES = 6
+
+OURS = "fxpass::"
+"""The beginning of the names of fxpass' own operators."""
 
 Measured = tuple[Cost, RestoreCost | None]
 
@@ -49,6 +53,21 @@ class Survey:
     restores: dict[Key, RestoreCost] = field(default_factory=dict)
     known: dict[Any, Measured] = field(default_factory=dict)
 
+    def costs_by_value(self) -> dict[str, Cost]:
+        """Of the op that makes each value, by the name of its node.
+
+        Our operators come first, of which one may make several values; eager's, where there are
+        none.
+        """
+        found: dict[str, Cost] = {}
+        covered: set[str] = set()
+        for ours in (True, False):
+            for (target, origins), cost in self.costs.items():
+                if target.startswith(OURS) == ours and covered.isdisjoint(origins):
+                    found[origins[-1]] = cost
+                    covered.update(origins)
+        return found
+
     def seconds_by_value(self) -> dict[str, float]:
         """What making each value again takes, by the name of its node."""
         found = {key[1][-1]: cost.seconds for key, cost in self.costs.items()}
@@ -59,7 +78,7 @@ def key_of(node: Node) -> Key:
     """The key of a call in a rewritten graph."""
     target = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "?")
     if is_ours(node):
-        target = f"fxpass::{target}"  # eager's function may have the same name
+        target = f"{OURS}{target}"  # eager's function may have the same name
     return target, tuple(origin.name for origin in origins_of(node))
 
 
@@ -125,8 +144,9 @@ class _Surveyor(Interpreter):
             name = origins_of(n)[-1].name if n.op != "placeholder" else n.name
             self.found.n_bytes[name] = tensor.untyped_storage().nbytes()
             if tensor.is_floating_point() and n.op != "get_attr":
-                share = float((tensor.detach() != 0).float().mean()) if tensor.numel() else 0.0
-                self.found.packed_bytes[name] = int(tensor.nbytes * share) + tensor.numel() // 8
+                marked = int(torch.count_nonzero(integers(tensor.detach())))
+                words = -(-tensor.numel() // 64)
+                self.found.packed_bytes[name] = marked * tensor.element_size() + 8 * words
         return value
 
     def _needs_gradient(self, n: Node) -> bool:
