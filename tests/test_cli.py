@@ -109,6 +109,17 @@ def test_a_memory_budget(model):
         assert word in error_of("plan", model + "make", "--memory-budget", budget, code=code)
 
 
+def test_a_planner(model):
+    arguments = ("plan", model + "make", *SMALL, "--planner")
+    read = json.loads(succeed(*arguments, "free", "--memory-budget", "10MB", "--json"))
+    assert read["prediction"]["memory_budget"] == 10_000_000
+    assert "by the planner 'uniform'" in error_of(
+        *arguments, "uniform", "--memory-budget", "10", code=1
+    )
+    assert "one of op, free" in error_of(*arguments, "best", "--memory-budget", "1.0", code=2)
+    assert "needs --memory-budget" in error_of(*arguments, "revolve", code=2)
+
+
 def test_plan(model):
     text = succeed("plan", model + "make", *SMALL)
     assert "Sequential" in text

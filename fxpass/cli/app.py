@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import fxpass
+from fxpass.budget import PLANNERS
 from fxpass.cli import sweep
 from fxpass.cli.errors import in_one_line
 from fxpass.cli.options import (
@@ -21,10 +22,11 @@ from fxpass.cli.options import (
     Image,
     Json,
     Model,
+    Planner,
     Threads,
     Train,
 )
-from fxpass.cli.target import Target, budget_of, image_sizes, target_of
+from fxpass.cli.target import Target, UsageError, budget_of, image_sizes, target_of
 from fxpass.inspect.document import as_document
 
 app = typer.Typer(
@@ -86,13 +88,21 @@ def plan(
         bool, typer.Option("--rewrites", help="Also each op before and after its rewrite.")
     ] = False,
     memory_budget: Budget = None,
+    planner: Planner = "op",
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Show what is kept of each value, and why."""
     with in_one_line(debug):
+        if planner not in PLANNERS:
+            known = ", ".join(PLANNERS)
+            raise UsageError(f"expected --planner to be one of {known}, got {planner!r}")
+        if memory_budget is None and planner != "op":
+            raise UsageError(
+                f"--planner {planner} needs --memory-budget, in which its plan must fit"
+            )
         target = _target(model, batch, image, dtype, channels_last, threads, train)
-        compiled = _compiled(target, memory_budget)
+        compiled = _compiled(target, memory_budget, planner)
         print(compiled.plan.to_json() if as_json else compiled.explain(rewrites=rewrites))
 
 
@@ -154,8 +164,11 @@ def main() -> None:
     app(prog_name="fxpass")
 
 
-def _compiled(target: Target, memory_budget: str | None) -> Any:
-    budget = budget_of(memory_budget)
+def _compiled(target: Target, memory_budget: str | None, planner: str = "op") -> Any:
+    budget, inputs = budget_of(memory_budget), (target.images,)
+    if budget is not None and planner != "op":
+        plan = fxpass.plan(target.model, inputs, budget, planner)
+        return fxpass.compile(target.model, inputs, plan=plan)
     return fxpass.compile(target.model, (target.images,), memory_budget=budget)
 
 

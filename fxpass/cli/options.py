@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from fxpass.budget import PLANNERS
+
 Model = Annotated[
     str,
     typer.Argument(
@@ -34,3 +36,9 @@ Budget = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Debug = Annotated[bool, typer.Option("--debug", help="On an error, show the traceback.")]
+Planner = Annotated[
+    str,
+    typer.Option(
+        help=f"How a plan for the budget is found, one of {', '.join(PLANNERS)}: see docs/budget.md."
+    ),
+]
