@@ -13,6 +13,7 @@ from fxpass.budget.amount import budget_bytes
 from fxpass.budget.judge import judge
 from fxpass.budget.search import Found, Search
 from fxpass.budget.survey import Survey, lacks, survey
+from fxpass.budget.updates import update_bytes
 from fxpass.capture import ArgPattern, Capture, OwnForward, capture_unit
 from fxpass.edges import Edges, find_edges
 from fxpass.errors import BudgetError, TraceError
@@ -41,15 +42,20 @@ class Planner:
         self._capture = capture
         self._survey = Survey()
         self._search = Search(model, self._edges, self._measure, self._survey)
+        self._survey.updates = update_bytes(model)
         self._measure(capture.graph)
-        self.eager = judge(model, capture.graph, self._survey)
-        self.free = self._search.judged(free_plan)
+        self._judge()
 
     def plan(self, memory_budget: int | float | str) -> Plan:
         """The fastest plan found whose peak is within the budget.
 
-        Raises BudgetError if there is none, which names the smallest peak found.
+        It counts on the updates inside backward of the parameters that have them now. Raises
+        BudgetError if there is no plan, which names the smallest peak found.
         """
+        updates = update_bytes(self._model)
+        if updates != self._survey.updates:
+            self._survey.updates = updates
+            self._judge()
         budget = budget_bytes(memory_budget, self.eager.peak_bytes)
         found = self.free
         if found.verdict.peak_bytes > budget:
@@ -68,6 +74,11 @@ class Planner:
                 found.verdict.peak_bytes,
             )
         return found.plan.predicted(self._prediction(budget, found))
+
+    def _judge(self) -> None:
+        self.eager = judge(self._model, self._capture.graph, self._survey)
+        self.free = self._search.judged(free_plan)
+        self.__dict__.pop("_smallest", None)
 
     @functools.cached_property
     def _smallest(self) -> Found:
@@ -95,6 +106,7 @@ class Planner:
             eager_peak_bytes=self.eager.peak_bytes,
             eager_saved_bytes=self.eager.saved_bytes,
             eager_seconds=self.eager.seconds,
+            in_backward=bool(self._survey.updates),
         )
 
     def _edges(self) -> Edges:
