@@ -1,7 +1,8 @@
 """The backward of a step on paper: the autograd nodes in the engine's order.
 
 The node made last goes first among those whose gradients are all there; two gradients of one value
-are added as the engine's input buffers do it, in place where the first is nobody else's.
+are added as the engine's input buffers do it, in place where the first is nobody else's. A gradient
+that is whole goes to its leaf before the next node.
 """
 
 from __future__ import annotations
@@ -22,11 +23,23 @@ class Record:
     cost: Cost
     kept: list[Kept]
     own: Buffer | None
-    targets: dict[int, Record | None]  # by place; None: a parameter
+    targets: dict[int, Record | Leaf]  # by place
     pieces: int = 1  # outputs, each with a gradient of its own
     waiting: int = 0
     grad: Grad | None = None
     others: list[Grad] = field(default_factory=list)  # of the other pieces
+
+
+@dataclass
+class Leaf:
+    """Where gradients end: a parameter, or an input that needs one.
+
+    `update_bytes`: what its update inside backward takes for a while; None: the gradient stays.
+    """
+
+    update_bytes: int | None = None
+    waiting: int = 0
+    grad: Grad | None = None
 
 
 @dataclass
@@ -59,17 +72,31 @@ class Backward:
         while ready:
             record = heapq.heappop(ready)[1]
             self.memory.at = f"{record.name} backward"
+            whole = []
             for target, grad in self._run(record):
                 self._deliver(target, grad)
                 target.waiting -= 1
-                if target.waiting == 0:
+                if target.waiting:
+                    continue
+                if isinstance(target, Leaf):
+                    whole.append(target)
+                else:
                     heapq.heappush(ready, (-target.number, target))
+            for leaf in whole:
+                self._update(leaf)
 
-    def _deliver(self, target: Record, grad: Grad) -> None:
+    def _update(self, leaf: Leaf) -> None:
+        """What a hook of `fxpass.optim.in_backward` does, if the parameter has one."""
+        if leaf.update_bytes is not None and leaf.grad is not None:
+            self.memory.touch(leaf.update_bytes)
+            leaf.grad.buffer.drop()
+            leaf.grad = None
+
+    def _deliver(self, target: Record | Leaf, grad: Grad) -> None:
         """As the engine's input buffer does: added to the one there, in place if that is alone."""
         if target.grad is None:
             target.grad = grad
-        elif target.pieces > 1:
+        elif isinstance(target, Record) and target.pieces > 1:
             target.others.append(grad)
         elif target.grad.mine:
             grad.buffer.drop()
@@ -79,12 +106,13 @@ class Backward:
             target.grad.buffer.drop()
             target.grad = both
 
-    def _run(self, record: Record) -> list[tuple[Record, Grad]]:
+    def _run(self, record: Record) -> list[tuple[Record | Leaf, Grad]]:
         memory, grad = self.memory, record.grad
         assert grad is not None
         record.grad = None
         cost = record.cost
         mine, hands_on = grad.mine, _hands_on(record)
+        of_leaves: dict[int, Grad] = {}
         for i, phase in enumerate(cost.phases):
             shared_peak = None if mine else phase.shared_peak_bytes
             peak = phase.peak_bytes if shared_peak is None else shared_peak
@@ -97,10 +125,11 @@ class Backward:
                 for kept in record.kept:
                     kept.release()
             if i == 0:
-                self._parameters(record)
-        delivered: list[tuple[Record, Grad]] = []
+                of_leaves = self._of_leaves(record)
+        delivered: list[tuple[Record | Leaf, Grad]] = []
         for place, target in record.targets.items():
-            if target is None:
+            if place in of_leaves:
+                delivered.append((target, of_leaves[place]))
                 continue
             gradient = cost.gradients[place]
             if gradient.is_output and (mine or hands_on):
@@ -114,10 +143,13 @@ class Backward:
             record.own.drop()
         return delivered
 
-    def _parameters(self, record: Record) -> None:
+    def _of_leaves(self, record: Record) -> dict[int, Grad]:
+        found = {}
         for place, target in record.targets.items():
-            if target is None:
-                self.memory.add(record.cost.gradients[place].n_bytes)
+            if isinstance(target, Leaf):
+                n_bytes = record.cost.gradients[place].n_bytes
+                found[place] = Grad(Buffer(self.memory, n_bytes), n_bytes)
+        return found
 
 
 def _hands_on(record: Record) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 from torch.utils import _pytree as pytree
 
-from fxpass.budget.backward import Record
+from fxpass.budget.backward import Leaf, Record
 from fxpass.budget.holding import Buffer, Handle, Kept, Memory
 from fxpass.budget.probe import Cost
 from fxpass.budget.survey import Survey, gives_handle, is_ours, key_of
@@ -26,6 +26,7 @@ class Forward:
         self.values: dict[Node, Buffer] = {}
         self.handles: dict[Node, Handle | None] = {}
         self.records: dict[Node, Record] = {}
+        self.leaves: dict[Node | Tensor, Leaf] = {}
         self._count = 0
         self.by_origin: dict[tuple[str, ...], Cost] = {}
         for node in graph.nodes:
@@ -145,15 +146,26 @@ class Forward:
             Kept(value, handle, self.memory)
             for value, handle in self._keeps(node, name, cost, tensors)
         ]
-        targets: dict[int, Record | None] = {}
+        targets: dict[int, Record | Leaf] = {}
         for place in cost.gradients:
             value = tensors[place]
-            record = None if value is None else self.records.get(value)
-            targets[place] = record
-            if record is not None:
-                record.waiting += 1
+            target: Record | Leaf | None = None if value is None else self.records.get(value)
+            if target is None:
+                target = self._leaf(node, place, value)
+            targets[place] = target
+            target.waiting += 1
         self._count += 1
         return Record(self._count, node.name, cost, kept, own, targets, self._pieces(node))
+
+    def _leaf(self, node: Node, place: int, value: Node | None) -> Leaf:
+        """The leaf that is the tensor at a place of a call's arguments."""
+        leaf: Node | Tensor
+        if value is None:
+            leaf = list(_module(self.module, str(node.target)).parameters())[place]
+        else:
+            leaf = _attribute(self.module, value) if value.op == "get_attr" else value
+        updates: dict[Any, int] = self.survey.updates
+        return self.leaves.setdefault(leaf, Leaf(updates.get(leaf)))
 
     def _keeps(
         self, node: Node, name: str, cost: Cost, tensors: list[Node | None]

@@ -15,6 +15,7 @@ from fxpass.budget.chain import SCHEDULES, ChainSearch
 from fxpass.budget.judge import judge
 from fxpass.budget.search import Found, Search
 from fxpass.budget.survey import Survey, lacks, survey, time_again
+from fxpass.budget.updates import update_bytes
 from fxpass.capture import ArgPattern, Capture, OwnForward, capture_unit
 from fxpass.edges import Edges, find_edges
 from fxpass.errors import BudgetError, TraceError
@@ -44,11 +45,11 @@ class Planner:
         self._capture = capture
         self._survey = Survey()
         self._search = Search(model, self._edges, self._measure, self._survey)
+        self._survey.updates = update_bytes(model)
         self._measure(capture.graph)
         self._search.judged(free_plan)
         self._time_again()
-        self.eager = judge(model, capture.graph, self._survey)
-        self.free = self._search.judged(free_plan)
+        self._judge()
 
     def plan_saving(self, saved_budget: int) -> Plan:
         """The fastest plan found that leaves at most so many bytes alive after the forward.
@@ -71,13 +72,17 @@ class Planner:
     def plan(self, memory_budget: int | float | str, planner: str = "op") -> Plan:
         """The fastest plan found whose peak is within the budget.
 
-        `planner`: a key of PLANNERS, all of which have the same judge. Raises BudgetError if there
-        is no such plan, which names the smallest peak found, and ValueError for another planner.
+        `planner`: a key of PLANNERS, all of which have the same judge. The plan counts on the
+        updates inside backward of the parameters that have them now. Raises BudgetError if there is
+        none, which names the smallest peak found, and ValueError for another planner.
         """
         if planner not in PLANNERS:
-            raise ValueError(
-                f"expected planner to be one of {', '.join(PLANNERS)}, got {planner!r}"
-            )
+            known = ", ".join(PLANNERS)
+            raise ValueError(f"expected planner to be one of {known}, got {planner!r}")
+        updates = update_bytes(self._model)
+        if updates != self._survey.updates:
+            self._survey.updates = updates
+            self._judge()
         budget = budget_bytes(memory_budget, self.eager.peak_bytes)
         found = self.free
         if found.verdict.peak_bytes > budget:
@@ -95,6 +100,11 @@ class Planner:
                 found.verdict.peak_bytes,
             )
         return found.plan.predicted(self._prediction(budget, found))
+
+    def _judge(self) -> None:
+        self.eager = judge(self._model, self._capture.graph, self._survey)
+        self.free = self._search.judged(free_plan)
+        self.__dict__.pop("_smallest", None)
 
     def by_layers(self, budget: int) -> Found:
         """The fastest plan found of all, or the smallest."""
@@ -154,6 +164,7 @@ class Planner:
             eager_peak_bytes=self.eager.peak_bytes,
             eager_saved_bytes=self.eager.saved_bytes,
             eager_seconds=self.eager.seconds,
+            in_backward=bool(self._survey.updates),
         )
 
     def _edges(self) -> Edges:

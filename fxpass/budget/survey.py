@@ -41,6 +41,8 @@ class Survey:
         gradient_strides: of the gradient of a value, if they are not those of the value.
         costs: of each call.
         restores: of each handle that an operator returns beside its value.
+        updates: of each parameter that is updated inside backward: the bytes that this takes for a
+            while.
         known: the same by what the calls look like; of two alike one is measured.
 
     """
@@ -51,6 +53,7 @@ class Survey:
     gradient_strides: dict[str, tuple[int, ...] | None] = field(default_factory=dict)
     costs: dict[Key, Cost] = field(default_factory=dict)
     restores: dict[Key, RestoreCost] = field(default_factory=dict)
+    updates: dict[Tensor, int] = field(default_factory=dict)
     known: dict[Any, Measured] = field(default_factory=dict)
 
     def costs_by_value(self) -> dict[str, Cost]:
@@ -105,12 +108,12 @@ def time_again(module: nn.Module, graph: Graph, inputs: tuple[Any, ...], found: 
 
 
 def _run(surveyor: _Surveyor, inputs: tuple[Any, ...]) -> None:
-    with torch.no_grad(), _no_collection():
+    with torch.no_grad(), no_collection():
         surveyor.run(*inputs, enable_io_processing=False)
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
     """Nothing that was left in cycles before is freed while bytes are counted."""
     gc.collect()
     was_enabled = gc.isenabled()

@@ -98,9 +98,7 @@ def plan(
             known = ", ".join(PLANNERS)
             raise UsageError(f"expected --planner to be one of {known}, got {planner!r}")
         if memory_budget is None and planner != "op":
-            raise UsageError(
-                f"--planner {planner} needs --memory-budget, in which its plan must fit"
-            )
+            raise UsageError(f"--planner {planner} needs --memory-budget, which its plan must meet")
         target = _target(model, batch, image, dtype, channels_last, threads, train)
         compiled = _compiled(target, memory_budget, planner)
         print(compiled.plan.to_json() if as_json else compiled.explain(rewrites=rewrites))

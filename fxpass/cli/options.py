@@ -39,6 +39,6 @@ Debug = Annotated[bool, typer.Option("--debug", help="On an error, show the trac
 Planner = Annotated[
     str,
     typer.Option(
-        help=f"How a plan for the budget is found, one of {', '.join(PLANNERS)}: see docs/budget.md."
+        help=f"How a plan for the budget is found: {', '.join(PLANNERS)} (docs/budget.md)."
     ),
 ]

@@ -21,6 +21,11 @@ class Hook:
         if self.is_live() and (update := self._update()):
             update(parameter)
 
+    @property
+    def optimizer(self) -> optim.Optimizer | None:
+        """Whose update it makes; None if there is none any more."""
+        return self._optimizer() if self.is_live() else None
+
     def is_live(self) -> bool:
         """Whether it still does anything."""
         return self._update() is not None and self._optimizer() is not None
@@ -28,8 +33,14 @@ class Hook:
 
 def is_hooked(parameter: Tensor) -> bool:
     """Whether something updates the parameter inside backward."""
+    return optimizer_of(parameter) is not None
+
+
+def optimizer_of(parameter: Tensor) -> optim.Optimizer | None:
+    """The optimizer that updates the parameter inside backward, if any."""
     hooks = parameter._post_accumulate_grad_hooks or {}
-    return any(isinstance(h, Hook) and h.is_live() for h in hooks.values())
+    found = (h.optimizer for h in hooks.values() if isinstance(h, Hook))
+    return next((optimizer for optimizer in found if optimizer is not None), None)
 
 
 @contextmanager

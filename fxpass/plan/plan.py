@@ -66,7 +66,9 @@ class Prediction:
     """What a step takes by a plan that was made for a memory budget, told before it runs.
 
     Bytes as the README defines them: above what is live when the step begins. Seconds: the sum of
-    what each op took when it was measured alone; compare them with one another.
+    what each op took when it was measured alone; compare them with one another. `in_backward`:
+    parameters were updated inside backward (`fxpass.optim.in_backward`) when the plan was made, and
+    it counts on that; so do eager's figures.
     """
 
     memory_budget: int
@@ -76,6 +78,7 @@ class Prediction:
     eager_peak_bytes: int
     eager_saved_bytes: int
     eager_seconds: float
+    in_backward: bool = False
 
     def __str__(self) -> str:
         mib = 2.0**20
@@ -84,6 +87,7 @@ class Prediction:
             f" saved {self.saved_bytes / mib:.1f} MiB, {self.seconds:.3g} s; eager"
             f" {self.eager_peak_bytes / mib:.1f} MiB, {self.eager_saved_bytes / mib:.1f} MiB,"
             f" {self.eager_seconds:.3g} s"
+            f"{'; parameters are updated inside backward' if self.in_backward else ''}"
         )
 
 
