@@ -6,6 +6,6 @@ the ops of convolutional networks, what each allocates. The model and its inputs
 """
 
 from fxpass.budget.shapes.planner import ShapePlanner
-from fxpass.budget.shapes.variants import forward_only, gradients_freed
+from fxpass.budget.shapes.variants import forward_only
 
-__all__ = ["ShapePlanner", "forward_only", "gradients_freed"]
+__all__ = ["ShapePlanner", "forward_only"]

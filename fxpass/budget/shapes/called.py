@@ -51,6 +51,11 @@ class Called:
         return place is not None and self.needs[place]
 
     @property
+    def parameters(self) -> frozenset[int]:
+        """The places of the parameters."""
+        return frozenset(i for i, role in enumerate(self.roles) if role in ("weight", "bias"))
+
+    @property
     def trains(self) -> bool:
         """Whether any tensor needs a gradient."""
         return any(self.needs)

@@ -46,14 +46,17 @@ def _elementwise(call: Called, **known: Any) -> Cost:
     `known`: what of its Cost is not that of an op that hands its gradient on. `peak`: of backward.
     """
     moved = moving(call.result.nbytes, *(t.nbytes for t in call.tensors))
+    seconds = known.get("seconds", moved)
     out = 0 if call.alias is not None else call.result.nbytes
     own, peak = known.get("own", 0), known.get("peak", 0)
+    # Where others hold the gradient too, one that is written over is a new tensor.
+    shared = peak + (_input_bytes(call) if known.get("writes") else 0)
     return Cost(
-        known.get("seconds", moved),
+        seconds,
         known.get("forward", out + own),
         own_bytes=own if call.trains else 0,
         saves=frozenset(known.get("saves", ())),
-        phases=(Phase(known.get("seconds", moved), peak),) if call.trains else (),
+        phases=(Phase(seconds, peak, shared_peak_bytes=shared),) if call.trains else (),
         gradients=call.gradients(handed_on=known.get("handed_on", False)),
         out_bytes=out,
         alias=call.alias,
@@ -77,7 +80,7 @@ def _relu(call: Called) -> Cost:
 
 
 def _our_relu(call: Called) -> Cost:
-    return _elementwise(call, own=_mask(call.result), handed_on=True)
+    return _elementwise(call, own=_mask(call.result), handed_on=True, writes=True)
 
 
 def _clamp(call: Called) -> Cost:
@@ -116,6 +119,7 @@ def _our_batch_norm(call: Called) -> Cost:
         forward=call.result.nbytes + own + 4 * vector,
         peak=call.gradient_bytes("weight", "bias"),
         handed_on=True,
+        writes=True,
     )
 
 
