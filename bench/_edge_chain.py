@@ -26,17 +26,17 @@ class BlockChain:
 
         A stage's own gradients are part of what its backward takes; they stay when that has ended.
         """
-        ended, seconds = [], 0.0
+        ended, seconds, stages = [], 0.0, self.chain.stages
         for action in schedule:
             match action:
                 case Forward(first, end):
-                    for stage in self.chain.stages[first:end]:
+                    for stage in stages[first:end]:
                         seconds += stage.forward_seconds
-                case Tape(stage):
-                    seconds += self.chain.stages[stage].forward_seconds
-                case Backward(stage):
-                    seconds += self.chain.stages[stage].backward_seconds
-                    ended.append((seconds, self.gradients[stage]))
+                case Tape(place):
+                    seconds += stages[place].forward_seconds
+                case Backward(place):
+                    seconds += stages[place].backward_seconds
+                    ended.append((seconds, self.gradients[place]))
         peak = held = 0
         for at, n_bytes in judge(self.chain, schedule).timeline:
             while ended and ended[0][0] <= at:
@@ -101,4 +101,3 @@ def _stage(block: nn.Module, state: Tensor) -> tuple[Stage, Tensor]:
         backward_extra=max(0, backward - around),
     )
     return stage, result.detach().requires_grad_()
-

@@ -25,6 +25,8 @@ from fxpass.schedule import Schedule, revolve, uniform
 MIB = 2**20
 _LABEL_BYTES = 8
 
+Scheduler = Callable[[Any, int], Schedule]
+
 
 @dataclass(frozen=True)
 class Step:
@@ -112,28 +114,25 @@ class Cell:
 
     def _planned(self, planner: ShapePlanner, verdict: Any) -> Step:
         freed = planner is not self.planner
-        return Step(
-            self._whole(verdict.peak_bytes, freed), verdict.seconds / planner.eager.seconds
-        )
+        return Step(self._whole(verdict.peak_bytes, freed), verdict.seconds / planner.eager.seconds)
 
     def _whole(self, peak_bytes: int, freed: bool = False) -> int:
         """With what is there all the time; the optimizer's step has all gradients at least."""
         return self.fixed_bytes + max(peak_bytes, 0 if freed else self.gradient_bytes)
 
-    def _scheduled(
-        self, scheduler: Callable[[Any, int], Schedule], what: str, most: int, limit: int | None
-    ) -> Step:
+    def scheduled(self, scheduler: Scheduler, number: int, how: str) -> Step:
+        """A schedule on the chain of blocks, with so many segments or slots."""
+        schedule = scheduler(self.chain.chain, number)
+        peak = self.chain.peak_bytes(schedule) - self._images.nbytes
+        return Step(self._whole(peak), self.chain.rho(schedule), how)
+
+    def _scheduled(self, scheduler: Scheduler, what: str, most: int, limit: int | None) -> Step:
         """The fastest within the limit, or else the smallest; `limit` None: the smallest."""
-        steps = []
-        for number in range(1, most + 1):
-            schedule = scheduler(self.chain.chain, number)
-            peak = self.chain.peak_bytes(schedule) - self._images.nbytes
-            rho = self.chain.rho(schedule)
-            steps.append(Step(self._whole(peak), rho, f"{number} {what}"))
+        steps = [self.scheduled(scheduler, n, f"{n} {what}") for n in range(1, most + 1)]
         fitting = [s for s in steps if limit is not None and s.peak_bytes <= limit]
         if fitting:
             return min(fitting, key=lambda step: step.rho)
-        return min(steps, key=lambda step: step.peak_bytes)
+        return min(steps, key=lambda step: (step.peak_bytes, step.rho))
 
 
 Method = Callable[[Cell], Step]
@@ -147,12 +146,37 @@ METHODS: dict[str, Method] = {
 """By the names in the tables; of the schedules, with the least memory."""
 
 
-def largest(fits: Callable[[int], bool], guess: int) -> int:
-    """The largest size that fits; 0: none. `fits` holds up to some size, and not beyond."""
-    low, high = 0, max(guess, 1)
-    while fits(high):
-        low, high = high, 2 * high
-    while high - low > 1 and high - low > low // 100:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
+def largest(peak: Callable[[int], int], limit: int, start: int, power: int = 1) -> int:
+    """The largest size whose peak is within the limit, to a hundredth; 0 if `start` is too large.
+
+    `power`: that of the size with which the peak grows.
+    """
+    low, high, below = start, 2 * start, peak(start)
+    if below > limit:
+        return 0
+    while (above := peak(high)) <= limit:
+        low, high, below = high, 2 * high, above
+    while high - low > max(1, low // 100):
+        share = (limit - below) / (above - below)
+        guess = int((low**power + share * (high**power - low**power)) ** (1 / power))
+        middle = min(max(guess, low + 1), high - 1)
+        size = peak(middle)
+        if size <= limit:
+            low, below = middle, size
+        else:
+            high, above = middle, size
     return low
+
+
+def largest_sizes(name: str, method: Method, limit: int) -> tuple[int, int]:
+    """The largest batch at 224 x 224, and the largest image at batch 1."""
+    return (
+        largest(lambda batch: method(cell_of(name, batch, 224)).peak_bytes, limit, 1),
+        largest(lambda image: method(cell_of(name, 1, image)).peak_bytes, limit, 224, power=2),
+    )
+
+
+@lru_cache(maxsize=256)
+def cell_of(name: str, batch: int, image: int) -> Cell:
+    """A cell, whose predictions are made once."""
+    return Cell(name, batch, image)

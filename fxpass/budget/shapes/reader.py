@@ -181,5 +181,5 @@ def _is_handle(node: Node) -> bool:
         return False
     name = getattr(node.target, "__name__", "")
     if name == "getitem" and isinstance(node.args[0], Node) and is_ours(node.args[0]):
-        return node.args[1] == 1
+        return bool(node.args[1] == 1)
     return is_ours(node) and (name in _HANDLES or name.startswith("rerun_"))
