@@ -39,9 +39,9 @@ def test_the_least_recomputation_that_fits():
     assert len(said) == 3
     for cell, row in said.items():
         image, batch = map(int, cell.split("_b"))
-        for name, rho in row.items():
+        for name, rho in row.items():  # W and A are rounded: a slot more or less
             found = _edge_published.smallest_rho(name, batch, image, PUBLISHED["device_limit_MB"])
-            assert found == pytest.approx(rho, abs=0.0051)
+            assert found == pytest.approx(rho, abs=0.006)
 
 
 def test_dots_on_one_scale():
@@ -87,7 +87,7 @@ def test_the_largest_size():
 
 def test_tables_pictures_and_page(tmp_path, capsys, monkeypatch):
     pytest.importorskip("matplotlib")
-    small = edge_tables.Grid("small", {(1, 64): {"resnet18": 1.0}, (2, 64): {"resnet18": 2.0}})
+    small = edge_tables.Grid("small", {(1, 96): {"resnet18": 1.0}, (2, 96): {"resnet18": 2.0}})
     monkeypatch.setattr(edge_tables, "grids", lambda: [small])
     monkeypatch.setattr(edge_tables, "largest_sizes", lambda *_: (7, 300))
     page, file = tmp_path / "page.md", tmp_path / "tables.json"
@@ -96,7 +96,7 @@ def test_tables_pictures_and_page(tmp_path, capsys, monkeypatch):
     assert edge_tables.main(["resnet18", "--pictures", str(tmp_path), *options]) == 0
     assert "resnet18, small" in capsys.readouterr().out
     assert page.read_text().startswith("Words of mine.")
-    assert "| 1 | 64 | 1 |" in page.read_text()
+    assert "| 1 | 96 | 1 |" in page.read_text()
     document = json.loads(file.read_text())
     assert len(document["off"]) == 2
     assert (tmp_path / "edge-blocks.png").stat().st_size > 5_000

@@ -102,6 +102,7 @@ def test_without_gradients_nothing_is_kept():
         (nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8).eval()), "eval mode"),
         (nn.Sequential(nn.Conv2d(3, 8, 3, padding="same")), "same"),
         (nn.Sequential(nn.Conv2d(3, 8, 3), nn.Dropout2d()), "Dropout2d"),
+        (nn.Sequential(nn.Conv2d(3, 8, 3, stride=4)), "3 x 3 elements"),
         (nn.Sequential(nn.Conv2d(3, 8, 3), nn.LPPool2d(2, 2)), "."),
     ],
 )

@@ -12,7 +12,8 @@ their gradients. What is live above inputs and gradients, seen with torch 2.13 o
 That is: each operand is copied into a blocked layout, the result is computed in one, and that is
 copied into torch's while it is there. An input of fewer than 4 channels is read as it is. With
 channels_last only weights are copied. A convolution of one small image goes to "slow" kernels,
-which unfold the input unless the window is 1 x 1. Of scratch within a kernel (some rows of an
+which unfold the input unless the window is 1 x 1; one to fewer than 3 x 3 elements takes several
+copies of the weight for each thread, and is refused. Of scratch within a kernel (some rows of an
 image for each thread; a strided 1 x 1 convolution takes X / stride^2) only the latter is counted.
 """
 
@@ -64,10 +65,13 @@ def _peaks(call: Called, x: Tensor, weight: Tensor, y: Tensor) -> tuple[int, int
         columns = 0 if window == 1 else x.element_size() * y.numel() // y.shape[1]
         columns *= weight[0].numel()
         return n_y + columns, n_x, n_w + columns
-    if "Mkldnn" not in backend:
+    is_tiny = max(y.shape[2:]) < 3 and prod(weight.shape[2:]) > 1
+    if "Mkldnn" not in backend or is_tiny:
+        what = "one to fewer than 3 x 3 elements" if is_tiny else f"one for {backend}"
         raise FxpassError(
-            f"fxpass: expected a convolution that torch gives to oneDNN, got one for {backend}: "
-            "what that allocates is not known from shapes; give a memory budget with real inputs"
+            f"fxpass: expected a convolution for oneDNN's common kernels, got {what}:"
+            " what that allocates is not known from shapes; give a memory budget with real inputs,"
+            " or larger images"
         )
     if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
         return n_w + n_y, n_x + n_w, 3 * n_w
