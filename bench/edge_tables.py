@@ -166,10 +166,10 @@ def main(arguments: list[str] | None = None) -> int:
     for title, rows in tables(options.models, options.plans):
         found[title] = rows
         table_console().print(rich_table(title, rows))
+        if options.markdown:
+            write_page(options.markdown, [markdown_table(*item) for item in found.items()])
     draw_published(options.pictures)
     draw_blocks(options.pictures, options.models)
-    if options.markdown:
-        write_page(options.markdown, [markdown_table(*item) for item in found.items()])
     figures = list(measured(options.models, options.measure, options.seconds))
     code = show("predicted against measured", figures, None) if figures else 0
     if options.json:
