@@ -41,7 +41,8 @@ MODELS = {
 
 def planner(make, shape, memory_format=torch.contiguous_format, **options):
     with FakeTensorMode():
-        return ShapePlanner(make(), (torch.empty(shape, memory_format=memory_format),), **options)
+        model, images = make(), torch.empty(shape, memory_format=memory_format)
+    return ShapePlanner(model, (images,), **options)
 
 
 @pytest.mark.parametrize("plan", ["eager", "free", "everything again"])

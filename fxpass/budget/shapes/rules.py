@@ -17,6 +17,9 @@ from fxpass.budget.shapes.called import Called, moving
 from fxpass.budget.shapes.layers import convolution, linear
 from fxpass.errors import FxpassError
 
+_PIECE_BYTES = 2**17
+"""Of a batch norm's result, made again piece by piece in backward."""
+
 Rule = Callable[[Called], Cost]
 
 
@@ -105,19 +108,20 @@ def _batch_norm(call: Called) -> Cost:
 
 
 def _our_batch_norm(call: Called) -> Cost:
-    """With the activation behind it: relu and hardtanh leave a mask."""
+    """With the activation behind it: relu leaves a mask, hardtanh's input is made in pieces."""
     _require_training(call)
     activation, vector = call.options["activation"], _vector(call)
     if activation not in (None, "relu", "hardtanh"):
         raise FxpassError(
             f"fxpass: what a batch norm with {activation} allocates is not known from shapes"
         )
-    own = 4 * vector + (_mask(call.result) if activation else 0)
+    own = 4 * vector + (_mask(call.result) if activation == "relu" else 0)
+    piece = min(_PIECE_BYTES, call.result.nbytes) if activation == "hardtanh" else 0
     return _elementwise(
         call,
         own=own,
         forward=call.result.nbytes + own + 4 * vector,
-        peak=call.gradient_bytes("weight", "bias"),
+        peak=call.gradient_bytes("weight", "bias") + piece,
         handed_on=True,
         writes=True,
     )
