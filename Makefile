@@ -38,6 +38,7 @@ bench: $(VENV)/.installed
 	python -m bench.inspect
 	python -m bench.deploy
 	python -m bench.chain
+	python -m bench.edge_tables
 
 # The API reference, from the docstrings.
 docs: $(VENV)/.installed

@@ -134,7 +134,7 @@ class _Surveyor(Interpreter):
 
     def run_node(self, n: Node) -> Any:
         grows = self._needs_gradient(n)
-        if _is_measured(n):
+        if is_measured(n):
             self._measure(n, *self.fetch_args_kwargs_from_env(n))
         value = super().run_node(n)
         if n.op == "placeholder":
@@ -256,7 +256,8 @@ _ON_PAPER = ("rerun_", "bind", "hold", "bitmap", "keep_", "pack_noise")
 """The beginnings of the names of operators whose costs follow from those of others."""
 
 
-def _is_measured(n: Node) -> bool:
+def is_measured(n: Node) -> bool:
+    """Whether a node's cost is one of its own, and does not follow from those of others."""
     if not n.op.startswith("call_") or (n.target is operator.getitem and _is_of_pair(n)):
         return False
     name = getattr(n.target, "__name__", "")
@@ -282,7 +283,7 @@ _PAIRS = ("relu", "relu_", "batch_norm", "pad")
 
 def lacks(found: Survey, graph: Graph) -> bool:
     """Whether the graph has calls that were not measured."""
-    return any(_is_measured(n) and key_of(n) not in found.costs for n in graph.nodes)
+    return any(is_measured(n) and key_of(n) not in found.costs for n in graph.nodes)
 
 
 def _functional(module: nn.Module) -> Any:
