@@ -116,6 +116,15 @@ def test_eagers_own_peak_is_a_budget_that_every_model_has():
     assert_exact(model, IMAGES, compiled=compiled)
 
 
+def test_planning_prints_nothing(capfd):
+    plan = fxpass.plan(net(), (IMAGES,), 0.64)
+    assert capfd.readouterr() == ("", "")
+    assert 0 <= plan.prediction.gap < 0.01
+    assert "gap of the solution 0." in str(plan)
+    assert fxpass.Plan.from_json(plan.to_json()) == plan
+    assert fxpass.plan(net(), (IMAGES,), 1.0).prediction.gap is None
+
+
 def test_planning_leaves_the_model_as_it_was():
     model = net()
     model(IMAGES).sum().backward()

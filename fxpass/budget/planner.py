@@ -165,6 +165,7 @@ class Planner:
             eager_saved_bytes=self.eager.saved_bytes,
             eager_seconds=self.eager.seconds,
             in_backward=bool(self._survey.updates),
+            gap=found.gap,
         )
 
     def _edges(self) -> Edges:

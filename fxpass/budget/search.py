@@ -26,10 +26,16 @@ _PATIENCE = 8
 
 @dataclass(frozen=True)
 class Found:
-    """A plan, and what the judge says of it."""
+    """A plan, and what the judge says of it.
+
+    Attributes:
+        gap: if a solver chose it: how far its time may be from the least, over its time.
+
+    """
 
     plan: Plan
     verdict: Verdict
+    gap: float | None = None
 
 
 class Search:
@@ -70,6 +76,7 @@ class Search:
         for _ in range(_ROUNDS):
             kept = selection.solve()
             found, graph = self._found(kept)
+            found = replace(found, gap=selection.gap)
             peak, saved = found.verdict.peak_bytes, found.verdict.saved_bytes
             over = max(peak - budget, 0 if saved_budget is None else saved - saved_budget)
             if smallest is None or over < least:

@@ -17,6 +17,7 @@ import highspy
 import numpy as np
 from torch.fx import Node
 
+from fxpass.budget.solver import Solver
 from fxpass.plan.recipes import Kept
 from fxpass.plan.values import Mask, Values
 
@@ -52,8 +53,7 @@ class Selection:
         self._values = values
         self._kept_bytes, self._n_bytes = kept_bytes, n_bytes
         self._place = {node: i for i, node in enumerate(values.nodes)}
-        self._model = highspy.Highs()
-        self._model.setOptionValue("output_flag", False)
+        self._model = Solver()
         self._model.setOptionValue("time_limit", seconds_limit)
         self._model.setOptionValue("mip_rel_gap", 1e-3)
         self._count = 0

@@ -68,7 +68,8 @@ class Prediction:
     Bytes as the README defines them: above what is live when the step begins. Seconds: the sum of
     what each op took when it was measured alone; compare them with one another. `in_backward`:
     parameters were updated inside backward (`fxpass.optim.in_backward`) when the plan was made, and
-    it counts on that; so do eager's figures.
+    it counts on that; so do eager's figures. `gap`: of a plan that a solver chose, how far the time
+    of its re-runs may be from the least that its last program allows, over that time.
     """
 
     memory_budget: int
@@ -79,6 +80,7 @@ class Prediction:
     eager_saved_bytes: int
     eager_seconds: float
     in_backward: bool = False
+    gap: float | None = None
 
     def __str__(self) -> str:
         mib = 2.0**20
@@ -88,6 +90,7 @@ class Prediction:
             f" {self.eager_peak_bytes / mib:.1f} MiB, {self.eager_saved_bytes / mib:.1f} MiB,"
             f" {self.eager_seconds:.3g} s"
             f"{'; parameters are updated inside backward' if self.in_backward else ''}"
+            f"{'' if self.gap is None else f'; gap of the solution {self.gap:.1%}'}"
         )
 
 
