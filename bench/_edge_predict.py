@@ -105,13 +105,6 @@ class Cell:
         found = planner.smallest if plan is None else planner.following(plan)
         return self._planned(planner, found.verdict)
 
-    def within(self, limit: int, in_backward: bool = False) -> Step:
-        """The fastest plan found whose whole step fits; raises BudgetError if there is none."""
-        planner = self.planner_in_backward if in_backward else self.planner
-        known = planner.plan(limit - self.fixed_bytes).prediction
-        assert known is not None
-        return Step(self._whole(known.peak_bytes), known.seconds / known.eager_seconds)
-
     def _planned(self, planner: ShapePlanner, verdict: Any) -> Step:
         freed = planner is not self.planner
         return Step(self._whole(verdict.peak_bytes, freed), verdict.seconds / planner.eager.seconds)

@@ -1,5 +1,6 @@
 """compile(memory_budget=...): the plan fits, the bits are eager's, the peak was known before."""
 
+import gc
 import pickle
 import re
 
@@ -123,6 +124,17 @@ def test_planning_prints_nothing(capfd):
     assert "gap of the solution 0." in str(plan)
     assert fxpass.Plan.from_json(plan.to_json()) == plan
     assert fxpass.plan(net(), (IMAGES,), 1.0).prediction.gap is None
+
+
+def test_planning_leaves_nothing_in_memory():
+    layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+    model = nn.Sequential(*layers, nn.Conv2d(8, 8, 3), nn.ReLU(inplace=True))
+    fxpass.plan(model, (IMAGES,), 0.9)  # what is made once
+    gc.collect()
+    with memory.track() as tracked:
+        fxpass.plan(model, (IMAGES,), 0.9)
+        gc.collect()
+        assert tracked.live_bytes < 1000
 
 
 def test_planning_leaves_the_model_as_it_was():

@@ -176,7 +176,11 @@ class Probe:
         """
 
         def run(shared: bool = False) -> Cost:
-            return _Run(function, args, kwargs, needs_gradient).measure(upstream, shared)
+            one = _Run(function, args, kwargs, needs_gradient)
+            try:
+                return one.measure(upstream, shared)
+            finally:
+                one.end()
 
         found = fastest(list(self._repeated(run)))
         in_place = any(gradient.is_output for gradient in found.gradients.values())
@@ -271,6 +275,10 @@ class _Run:
                 self.gradients[place] = Gradient(leaf.grad.nbytes, is_output=False)
         phases = (Phase(backward, backward_peak),)
         return Cost(seconds, peak, own, saves, phases, dict(self.gradients), out, alias)
+
+    def end(self) -> None:
+        """Lets go of the inputs, whose autograd nodes hold this run: no collector sees that."""
+        del self.args, self.kwargs
 
     def _tensors(self) -> list[Tensor]:
         leaves = pytree.tree_leaves((self.args, self.kwargs))
