@@ -39,6 +39,8 @@ bench: $(VENV)/.installed
 	python -m bench.deploy
 	python -m bench.chain
 	python -m bench.edge_tables
+	python -m bench.budget
+	python -m bench.resnet152
 
 # The API reference, from the docstrings.
 docs: $(VENV)/.installed
