@@ -14,8 +14,9 @@ KERNEL_INPUTS := $(filter cpp_ops/kernels/% cpp_ops/tests/%,$(CPP)) cpp_ops/kern
 demo: $(VENV)/.installed
 	python -m bench.demo
 
+# Two processes of two threads each: a thread that waits must not keep the others from computing.
 test: $(VENV)/.installed kernel-tests
-	python -m pytest
+	OMP_WAIT_POLICY=passive python -m pytest -n 2
 
 # The property tests at length: 20,000 random networks and more.
 test-deep: $(VENV)/.installed

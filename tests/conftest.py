@@ -15,6 +15,8 @@ _COMMON = {
 }
 settings.register_profile("quick", derandomize=True, **_COMMON)
 settings.register_profile("deep", **_COMMON)
+# pytest-xdist sets it; what is printed to a file or a pipe is as wide as it needs to be.
+os.environ.pop("COLUMNS", None)
 settings.load_profile(os.environ.get("FXPASS_HYPOTHESIS", "quick"))
 
 
