@@ -16,6 +16,7 @@ above the judge's (and the parameters' gradients, which it does not count) by mo
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +39,7 @@ from fxpass.memory import Event
 from fxpass.schedule import (
     Chain,
     Schedule,
+    Stage,
     Verdict,
     advances,
     default_slots,
@@ -244,6 +246,18 @@ def revolve_counts(longest: int = 200, most_slots: int = 20) -> Figure:
     return Figure(what, differing, 0)
 
 
+def planning(length: int = 150) -> Figure:
+    """How long the optimal schedule of stages that differ takes to find."""
+    stages = tuple(
+        Stage(1.0 + i % 3, 2.0, (1 + i % 5) * MIB, (3 + i % 7) * MIB) for i in range(length)
+    )
+    chain = Chain(stages, MIB)
+    start = time.perf_counter()
+    optimal(chain, judge(chain, plain(chain)).peak_bytes // 4)
+    seconds = time.perf_counter() - start
+    return Figure(f"planning {length} stages that differ", seconds, 1.0, "s")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Measures, prints, draws; 1 if a figure is missed."""
     parser = parser_of("chain", __doc__)
@@ -255,7 +269,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    figures = [revolve_counts()]
+    figures = [revolve_counts(), planning()]
     for make in (wave, rnn):
         figures += compare(make(options.steps), options.slots, options.pictures, options.pairs)
     return show("checkpoint_chain", figures, options.json)
