@@ -136,25 +136,60 @@ class Handle:
         self._end()
 
     def _end(self) -> None:
-        if self.claims or self.names:
-            return
-        for kept in self.inputs or ():
-            kept.release()
-        for held in (self.packed, self.own, self.cache):
-            if held is not None:
-                held.drop()
-        self.inputs = self.packed = self.own = self.cache = None
+        # Chains of handles are as deep as a network: no recursion.
+        todo = [self]
+        while todo:
+            handle = todo.pop()
+            if handle.claims or handle.names:
+                continue
+            for kept in handle.inputs or ():
+                if kept.handle is not None:
+                    kept.handle.claims -= 1
+                    todo.append(kept.handle)
+                elif kept.buffer is not None:
+                    kept.buffer.drop()
+                kept.handle = kept.buffer = None
+            for held in (handle.packed, handle.own, handle.cache):
+                if held is not None:
+                    held.drop()
+            handle.inputs = handle.packed = handle.own = handle.cache = None
 
     def fetch(self, memory: Memory) -> Buffer:
         """The value, from who had it restored before or restored now."""
-        if self.cache is not None:
-            self.left -= 1
-            found = self.cache
-            if self.left == 0:
-                self.cache = None
-                return found
-            return found.hold()
-        sources = [kept.fetch(memory) for kept in self.inputs or ()]
+        begun: list[tuple[Handle, list[Buffer]]] = []
+        handle, value = self, self._shared()
+        while True:
+            if value is None:
+                begun.append((handle, []))
+            elif not begun:
+                return value
+            else:
+                begun[-1][1].append(value)
+            handle, sources = begun[-1]
+            inputs = handle.inputs or []
+            if len(sources) == len(inputs):
+                begun.pop()
+                value = handle._restored(sources, memory)
+                continue
+            kept = inputs[len(sources)]
+            if kept.handle is None:
+                assert kept.buffer is not None
+                value = kept.buffer.hold()
+            else:
+                handle, value = kept.handle, kept.handle._shared()
+
+    def _shared(self) -> Buffer | None:
+        """The value, if somebody had it restored for others too."""
+        found = self.cache
+        if found is None:
+            return None
+        self.left -= 1
+        if self.left == 0:
+            self.cache = None
+            return found
+        return found.hold()
+
+    def _restored(self, sources: list[Buffer], memory: Memory) -> Buffer:
         memory.seconds += self.seconds
         if self.in_place and sources and sources[0].holders == 1:
             value = sources.pop(0)
